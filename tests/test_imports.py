@@ -1,0 +1,85 @@
+"""Imports run one way between the rooms, and the files that travel to the Hub stand on their own."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "modeling_dacse": set(),
+    "processing_dacse": set(),
+    "pipeline_dacse": set(),
+    "training_dacse": {"modeling_dacse", "processing_dacse"},
+    "evaluation_dacse": {"pipeline_dacse", "training_dacse"},
+    "hub_upload": {"modeling_dacse", "processing_dacse", "pipeline_dacse"},
+    "spaces_app": set(),
+}
+ROOMS = set(MAY_IMPORT) | {"dacse"}
+NOT_FOR_ROOMS = {"examples", "tests", "benchmarks"}
+TRAVELLING = sorted(
+    path
+    for room in ("modeling_dacse", "processing_dacse", "pipeline_dacse")
+    for path in (ROOT / room).glob("*_dacse.py")
+)
+TRAVELLING_MAY_IMPORT = {
+    "torch",
+    "numpy",
+    "transformers",
+    "soundfile",
+    "soxr",
+    "safetensors",
+    "peft",
+    "huggingface_hub",
+}
+
+
+def imported_modules(path: Path) -> set[tuple[int, str]]:
+    """(level, module) of every import statement in a file, also inside functions."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {(0, alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.level, node.module or ""))
+    return modules
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if (ROOT / room).is_dir()])
+def test_rooms_import_only_rooms_above_them(room):
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    for path in files:
+        top_level = {module.split(".")[0] for level, module in imported_modules(path) if level == 0}
+        forbidden = top_level & (ROOMS | NOT_FOR_ROOMS) - MAY_IMPORT[room] - {room}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}"
+
+
+def test_nothing_imports_examples_tests_or_benchmarks():
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    assert len(files) >= 15
+    for path in files:
+        top_level = {module.split(".")[0] for level, module in imported_modules(path) if level == 0}
+        assert not top_level & NOT_FOR_ROOMS, path
+
+
+def test_travelling_files_import_only_siblings_and_the_core_libraries():
+    assert len(TRAVELLING) == 9, [path.name for path in TRAVELLING]
+    assert len({path.name for path in TRAVELLING}) == len(TRAVELLING)
+    for path in TRAVELLING:
+        siblings = {other.stem for other in path.parent.glob("*_dacse.py")}
+        for level, module in imported_modules(path):
+            if level:
+                assert level == 1 and module in siblings, f"{path.name}: from {'.' * level}{module}"
+            else:
+                name = module.split(".")[0]
+                assert name in TRAVELLING_MAY_IMPORT or name in sys.stdlib_module_names, f"{path.name}: {name}"
+
+
+def test_every_room_is_packaged_and_linted():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    rooms_here = {room for room in ROOMS if (ROOT / room).is_dir()}
+    assert set(project["tool"]["setuptools"]["packages"]) >= rooms_here
+    assert set(project["tool"]["ruff"]["lint"]["isort"]["known-first-party"]) == ROOMS
