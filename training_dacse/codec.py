@@ -6,7 +6,7 @@ Knows waveforms and the codec; knows no token layout and no language model.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,10 +23,10 @@ class CodecTrainingArguments:
     max_seconds: float = 3600.0  # wall-clock budget of the whole run, over all restarts
     batch_size: int = 8
     segment_seconds: float = 0.5
-    learning_rate: float = 8e-4  # peak; warm-up over `warmup_steps`, then cosine over the wall-clock budget
+    learning_rate: float = 6e-4  # peak; warm-up over `warmup_steps`, then cosine over the wall-clock budget
     warmup_steps: int = 200
     mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5
-    quantizer_weight: float = 1.0  # DacModel already weighs commitment (0.25) against codebook (1.0)
+    max_grad_norm: float = 10.0
     restart_every: int = 25  # steps between restarts of codes that were not used since the last one
     restart_until: float = 0.7  # fraction of the budget after which codes are left alone
     save_every_seconds: float = 180.0
@@ -118,18 +118,19 @@ class CodebookWatch:
         flat = codes.transpose(0, 1).flatten(1).cpu()
         self.counts.scatter_add_(1, flat, torch.ones_like(flat))
 
+    def used(self) -> list[int]:
+        """How many codes of each codebook were seen since the counts were last set to zero."""
+        return (self.counts > 0).sum(1).tolist()
+
     @torch.no_grad()
-    def restart(self, projected_latents: torch.Tensor, generator: torch.Generator) -> list[int]:
-        """Moves each unused code onto a random latent of this batch; returns how many codes each codebook used."""
-        used = (self.counts > 0).sum(1).tolist()
-        latents = projected_latents.unflatten(1, (len(self.quantizers), -1))  # (batch, codebook, dim, frame)
+    def restart(self, projected_latents: torch.Tensor, generator: torch.Generator) -> None:
+        """Moves each code that was not seen onto a random one of these latents, (batch, codebook * dim, frame)."""
+        latents = projected_latents.unflatten(1, (len(self.quantizers), -1))
         for index, quantizer in enumerate(self.quantizers):
             dead = (self.counts[index] == 0).nonzero().squeeze(1)
             pool = latents[:, index].transpose(1, 2).flatten(0, 1)
             picks = torch.randint(len(pool), (len(dead),), generator=generator)
-            quantizer.codebook.weight.data[dead.to(pool.device)] = pool[picks.to(pool.device)]
-        self.counts.zero_()
-        return used
+            quantizer.codebook.weight[dead.to(pool.device)] = pool[picks.to(pool.device)]
 
 
 def budgeted_learning_rate(step: int, elapsed: float, args: CodecTrainingArguments) -> float:
@@ -144,97 +145,114 @@ def budgeted_learning_rate(step: int, elapsed: float, args: CodecTrainingArgumen
     return args.learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.pi * progress)).item())
 
 
-def train_codec(
-    config: DacConfig,
-    segments: Callable[[int, int, int], Iterator[torch.Tensor]],
-    args: CodecTrainingArguments,
-    device: str = "cpu",
-) -> DacModel:
-    """Trains a codec until its wall-clock budget is used up and returns it, saved under `args.output_dir`.
+class CodecTrainer:
+    """Trains a `DacModel` until its wall-clock budget is used up; goes on from the checkpoint of an earlier run.
 
     Args:
         config: shape of the codec.
-        segments: `(batch_size, segment_length, seed) -> iterator` of waveforms (batch, sample) at `config.sampling_rate`.
-        args: the run. A run with a checkpoint in `args.output_dir` goes on from it.
+        args: the run.
         device: where to train.
-
-    Raises:
-        FloatingPointError: the loss is not a number.
     """
-    torch.manual_seed(args.seed)
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint_path = output_dir / "checkpoint.pt"
-    model = DacModel(config)
-    generator = torch.Generator().manual_seed(args.seed)
-    initialize_codec(model, generator)
-    model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.8, 0.99), weight_decay=0.0)
-    step, spent = 0, 0.0
-    if checkpoint_path.exists():
-        saved = torch.load(checkpoint_path, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        step, spent = saved["step"], saved["spent"]
-    encoder = torch.compile(model.encoder) if args.compile else model.encoder
-    decoder = torch.compile(model.decoder) if args.compile else model.decoder
-    mel_loss = MultiScaleMelLoss(config.sampling_rate).to(device)
-    watch = CodebookWatch(model)
-    hop = config.hop_length
-    length = round(args.segment_seconds * config.sampling_rate / hop) * hop
-    started, saved_at, means = time.monotonic() - spent, time.monotonic(), {}
 
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "spent": spent}
-        torch.save(state, checkpoint_path.with_suffix(".tmp"))
-        checkpoint_path.with_suffix(".tmp").rename(checkpoint_path)
-        model.save_pretrained(output_dir / "codec")
-
-    for batch in segments(args.batch_size, length, args.seed + step):
-        spent = time.monotonic() - started
-        if spent >= args.max_seconds:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = budgeted_learning_rate(step, spent, args)
-        batch = batch.to(device)
-        latents = encoder(batch[:, None])
-        quantized, codes, projected, commitment, codebook = model.quantizer(latents)
-        estimate = decoder(quantized).squeeze(1)
-        quantizer_loss = (
-            config.commitment_loss_weight * commitment.mean() + config.codebook_loss_weight * codebook.mean()
+    def __init__(self, config: DacConfig, args: CodecTrainingArguments, device: str = "cpu"):
+        torch.manual_seed(args.seed)
+        self.args, self.device = args, device
+        self.output_dir = Path(args.output_dir)
+        self.checkpoint_path = self.output_dir / "checkpoint.pt"
+        self.generator = torch.Generator().manual_seed(args.seed)
+        self.model = DacModel(config)
+        initialize_codec(self.model, self.generator)
+        self.model.to(device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=args.learning_rate, betas=(0.8, 0.99), weight_decay=0.0
         )
-        mel = mel_loss(estimate, batch)
-        waveform = nn.functional.l1_loss(estimate, batch)
-        loss = args.mel_weight * mel + waveform + args.quantizer_weight * quantizer_loss
+        self.encoder = torch.compile(self.model.encoder) if args.compile else self.model.encoder
+        self.decoder = torch.compile(self.model.decoder) if args.compile else self.model.decoder
+        self.mel_loss = MultiScaleMelLoss(config.sampling_rate).to(device)
+        self.watch = CodebookWatch(self.model)
+        self.step, self.spent, self.averages = 0, 0.0, {}
+        if self.checkpoint_path.exists():
+            self._load()
+
+    def train(self, segments: Callable[[int, int, int], Iterator[torch.Tensor]]) -> DacModel:
+        """Trains on `segments(batch_size, samples, seed)`, an endless iterator of waveforms (batch, sample).
+
+        Returns:
+            The codec in evaluation mode, also saved as `output_dir/codec`.
+
+        Raises:
+            FloatingPointError: the loss is not a number.
+        """
+        args, hop = self.args, self.model.config.hop_length
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        samples = round(args.segment_seconds * self.model.config.sampling_rate / hop) * hop
+        started, saved_at = time.monotonic() - self.spent, time.monotonic()
+        for batch in segments(args.batch_size, samples, args.seed + self.step):
+            self.spent = time.monotonic() - started
+            if self.spent >= args.max_seconds:
+                break
+            projected_latents = self._update(batch.to(self.device))
+            if self.step % args.restart_every == 0:
+                self._look_after_codebooks(projected_latents)
+            if time.monotonic() - saved_at > args.save_every_seconds:
+                self._save()
+                saved_at = time.monotonic()
+        self._save()
+        return self.model.eval()
+
+    def _update(self, batch: torch.Tensor) -> torch.Tensor:
+        """One optimizer step on waveforms (batch, sample); returns the projected latents of the batch."""
+        config = self.model.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = budgeted_learning_rate(self.step, self.spent, self.args)
+        quantized, codes, projected, commitment, codebook = self.model.quantizer(self.encoder(batch[:, None]))
+        estimate = self.decoder(quantized).squeeze(1)
+        losses = {
+            "mel": self.mel_loss(estimate, batch),
+            "waveform": nn.functional.l1_loss(estimate, batch),
+            "quantizer": config.commitment_loss_weight * commitment.mean()
+            + config.codebook_loss_weight * codebook.mean(),
+        }
+        loss = self.args.mel_weight * losses["mel"] + losses["waveform"] + losses["quantizer"]
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"loss is {loss.item()} at step {step}; lower the learning rate ({args.learning_rate})"
+                f"the loss is {loss.item()} at step {self.step}; lower the learning rate ({self.args.learning_rate})"
             )
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
-        watch.observe(codes)
-        step += 1
-        now = {"mel": mel, "waveform": waveform, "quantizer": quantizer_loss, "norm": norm}
-        means = {key: 0.95 * means.get(key, value.item()) + 0.05 * value.item() for key, value in now.items()}
-        if step % args.restart_every == 0:
-            if spent < args.restart_until * args.max_seconds:
-                used = watch.restart(projected.detach(), generator)
-            else:
-                used = (watch.counts > 0).sum(1).tolist()
-                watch.counts.zero_()
-            record = {
-                "step": step,
-                "seconds": round(spent, 1),
-                "codes_used": used,
-                **{k: round(v, 4) for k, v in means.items()},
-            }
-            with open(output_dir / "log.jsonl", "a") as log:
-                log.write(json.dumps(record) + "\n")
-        if time.monotonic() - saved_at > args.save_every_seconds:
-            save()
-            saved_at = time.monotonic()
-    save()
-    (output_dir / "arguments.json").write_text(json.dumps({**asdict(args), "steps": step}, indent=2) + "\n")
-    return model.eval()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.watch.observe(codes)
+        self.step += 1
+        for name, value in losses.items():
+            self.averages[name] = 0.95 * self.averages.get(name, value.item()) + 0.05 * value.item()
+        return projected.detach()
+
+    def _look_after_codebooks(self, projected_latents: torch.Tensor) -> None:
+        """Logs how many codes are in use and, early in the run, restarts those that are not."""
+        used = self.watch.used()
+        if self.spent < self.args.restart_until * self.args.max_seconds:
+            self.watch.restart(projected_latents, self.generator)
+        self.watch.counts.zero_()
+        averages = {name: round(value, 4) for name, value in self.averages.items()}
+        record = {"step": self.step, "seconds": round(self.spent, 1), **averages, "codes_used": used}
+        with open(self.output_dir / "log.jsonl", "a") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def _save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "spent": self.spent,
+        }
+        unfinished = self.checkpoint_path.with_suffix(".tmp")
+        torch.save(state, unfinished)
+        unfinished.rename(self.checkpoint_path)
+        self.model.save_pretrained(self.output_dir / "codec")
+
+    def _load(self) -> None:
+        saved = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.spent = saved["step"], saved["spent"]
