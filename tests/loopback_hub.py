@@ -6,8 +6,6 @@ everything in memory. Knows no model and no audio.
     with LoopbackHub() as hub:
         subprocess.run(command, env=os.environ | hub.environment(home))
         assert "config.json" in hub.files("user/model")
-
-`python tests/loopback_hub.py PORT` serves one by hand; its settings are printed.
 """
 
 import base64
@@ -15,7 +13,6 @@ import fnmatch
 import hashlib
 import json
 import re
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from huggingface_hub import constants
 
 TOKEN = "hf_loopbackWriteToken"
 READ_TOKEN = "hf_loopbackReadToken"
@@ -96,12 +94,12 @@ class LoopbackHub:
     `user` owns the namespaces "user" and "org" through `TOKEN`; `READ_TOKEN` may only read.
     """
 
-    def __init__(self, port: int = 0):
+    def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("BoundHandler", (Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -117,6 +115,14 @@ class LoopbackHub:
         """Variables that send a client process here, with caches under `home`; an empty `token` means none."""
         own = {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         return own | {"HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+
+    def attach(self, monkeypatch) -> None:
+        """Sends this very process here, as one who may write; waits between attempts take no time."""
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
 
     def fail(
         self, method: str, pattern: str, status: int, times: int = 1, message: str = "broken", after: bool = False
@@ -166,6 +172,7 @@ class Refused(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms for a delayed acknowledgement
     hub: LoopbackHub
 
     def log_message(self, *_) -> None:
@@ -415,9 +422,3 @@ def resolve(request: Handler, body: bytes, kind: str | None, repo_id: str, revis
         headers["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
         return 206, content[first : last + 1], headers
     return 200, content, headers
-
-
-if __name__ == "__main__":
-    served = LoopbackHub(int(sys.argv[1]))
-    print(*(f"{name}={value}" for name, value in served.environment("~/.cache/huggingface").items()), flush=True)
-    served.server.serve_forever()
