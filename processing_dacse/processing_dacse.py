@@ -179,9 +179,10 @@ class DacSeProcessor(ProcessorMixin):
         Raises:
             ValueError: the tokens of a row are not whole frames on the codebook grid.
         """
-        return [self.decode_codes(self._clean_codes(row))[0] for row in ids]
+        return [self.decode_codes(self.clean_codes(row))[0] for row in ids]
 
-    def _clean_codes(self, row: torch.Tensor) -> torch.Tensor:
+    def clean_codes(self, row: torch.Tensor) -> torch.Tensor:
+        """The codes (1, codebook, frame) of one row (token,) of what `decode` takes."""
         start = (row == self.start_clean_token_id).nonzero()
         if len(start):
             row = row[start[0] + 1 :]
