@@ -17,7 +17,7 @@ from torch import nn
 from transformers import DacConfig, DacModel
 
 # Small pieces stay in the processor's cache and large ones waste less on margins; see benchmarks/ for the trade.
-PIECE_SECONDS = 2.0
+PIECE_SECONDS = 1.0
 
 
 def encode_margin(downsampling_ratios: Iterable[int]) -> int:
