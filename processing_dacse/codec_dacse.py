@@ -8,6 +8,7 @@ gives: the same numbers in float64; in float32 convolutions round differently at
 sample by about 1e-7 and a code only where two entries of the codebook are equally near.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from transformers import DacConfig, DacModel
 
-# Small pieces stay in the processor's cache and large ones waste less on margins; see benchmarks/ for the trade.
+# Shorter pieces spend more on margins, longer ones fall out of the processor's cache.
 PIECE_SECONDS = 1.0
 
 
@@ -68,7 +69,8 @@ def encode_blocks(
     for window, first, last in _windows(blocks, hop_length, piece, encode_margin(ratios)):
         waveform = nn.functional.pad(window, (0, -window.shape[-1] % hop_length))
         with torch.inference_mode():
-            codes = codec.encode(waveform[:, None].to(codec.device, codec.dtype)).audio_codes
+            rows = _rows(waveform[:, None].to(codec.device, codec.dtype))
+            codes = torch.cat([codec.encode(row).audio_codes for row in rows])
         yield codes[..., first:last].to(window.device, copy=True)
 
 
@@ -87,7 +89,9 @@ def decode_blocks(
     piece = _piece_frames(codec, piece_seconds)
     for window, first, last in _windows(blocks, 1, piece, decode_margin(ratios)):
         with torch.inference_mode():
-            waveform = codec.decode(audio_codes=window.to(codec.device)).audio_values
+            waveform = torch.cat(
+                [codec.decode(audio_codes=row).audio_values for row in _rows(window.to(codec.device))]
+            )
         yield waveform[..., first * hop_length : last * hop_length].to(window.device, copy=True)
 
 
@@ -111,6 +115,15 @@ def _fill(whole: torch.Tensor, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
         whole[..., position : position + piece.shape[-1]] = piece
         position += piece.shape[-1]
     return whole
+
+
+def _rows(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The parts of a batch to run together.
+
+    On a CPU one row after the other: two to three times as fast, for a row fits the cache, and what comes out of a row
+    does not depend, in the last bit, on the rows beside it.
+    """
+    return batch.split(1 if batch.device.type == "cpu" else len(batch))
 
 
 def _piece_frames(codec: DacModel, piece_seconds: float) -> int:
@@ -171,7 +184,7 @@ def codec_from_descript(weights_path: str | os.PathLike) -> DacModel:
             f"decoder_rates are {settings['decoder_rates']}; DacModel has only {config.upsampling_ratios}"
         )
     weights = {}
-    names = {theirs: ours for ours, theirs in _descript_names(len(config.downsampling_ratios)).items()}
+    names = _descript_names(len(config.downsampling_ratios))
     for key, value in checkpoint["state_dict"].items():
         module, parameter = key.rsplit(".", 1)
         if parameter == "weight_g":
@@ -186,23 +199,22 @@ def codec_from_descript(weights_path: str | os.PathLike) -> DacModel:
 
 
 def _descript_names(depth: int) -> dict[str, str]:
-    """Names of the modules of a `DacModel` of `depth` ratios and of their twins; the quantizer's are the same."""
+    """Our name of each module for its name there, of a codec with `depth` ratios; the quantizer's are the same.
+
+    >>> names = _descript_names(depth=4)
+    >>> names["encoder.block.1.block.0.block.3"], names["decoder.model.4.block.1"], names["decoder.model.6"]
+    ('encoder.block.0.res_unit1.conv2', 'decoder.block.3.conv_t1', 'decoder.conv2')
+    """
+    units = ("res_unit1", "res_unit2", "res_unit3")
+    sides = {"encoder.block": (*units, "snake1", "conv1"), "decoder.model": ("snake1", "conv_t1", *units)}
     names = {}
-    for ours, theirs in (("encoder", "encoder.block"), ("decoder", "decoder.model")):
-        names |= {
-            f"{ours}.{name}": f"{theirs}.{i}"
-            for name, i in (("conv1", 0), ("snake1", depth + 1), ("conv2", depth + 2))
-        }
-    for i in range(depth):
-        for side, container, layers in (
-            ("encoder", "block", ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1")),
-            ("decoder", "model", ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3")),
-        ):
-            for j, layer in enumerate(layers):
-                ours, theirs = f"{side}.block.{i}.{layer}", f"{side}.{container}.{i + 1}.block.{j}"
-                names[ours] = theirs
-                if layer.startswith("res_unit"):
-                    del names[ours]
-                    for k, part in enumerate(("snake1", "conv1", "snake2", "conv2")):
-                        names[f"{ours}.{part}"] = f"{theirs}.block.{k}"
+    for theirs, layers in sides.items():
+        ours = theirs.split(".")[0]
+        names |= {f"{theirs}.0": f"{ours}.conv1"}
+        names |= {f"{theirs}.{depth + 1}": f"{ours}.snake1", f"{theirs}.{depth + 2}": f"{ours}.conv2"}
+        for i, (j, layer) in itertools.product(range(depth), enumerate(layers)):
+            names[f"{theirs}.{i + 1}.block.{j}"] = f"{ours}.block.{i}.{layer}"
+            if layer in units:
+                for k, part in enumerate(("snake1", "conv1", "snake2", "conv2")):
+                    names[f"{theirs}.{i + 1}.block.{j}.block.{k}"] = f"{ours}.block.{i}.{layer}.{part}"
     return names

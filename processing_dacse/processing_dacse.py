@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -119,20 +119,24 @@ class DacSeProcessor(ProcessorMixin):
             ValueError: see `load_audio`; or a recording and its clean counterpart differ in shape.
         """
         noisy = self._read(audio, sampling_rate)
-        rows = [row for codes in self._encode_each(noisy) for row in self.build_prompt(codes)]
+        rows = [self.build_prompt(codes[None])[0] for codes in self._encode_rows(noisy)]
         labels = None
         if clean_audio is not None:
             clean = self._read(clean_audio, sampling_rate)
-            if [x.shape for x in noisy] != [x.shape for x in clean]:
+            shapes = [waveform.shape for waveform in noisy], [waveform.shape for waveform in clean]
+            if shapes[0] != shapes[1]:
                 raise ValueError(
-                    f"noisy audio of (channel, sample) {[x.shape for x in noisy]} and clean audio of "
-                    f"{[x.shape for x in clean]} at {self.sampling_rate} Hz; give pairs of equal shape"
+                    f"(channel, sample) at {self.sampling_rate} Hz: noisy audio has {shapes[0]}, "
+                    f"clean audio {shapes[1]}; give pairs of equal shape"
                 )
-            targets = [self._with_eos(row) for codes in self._encode_each(clean) for row in codes]
-            labels = [
-                torch.cat([torch.full_like(row, -100), target]) for row, target in zip(rows, targets, strict=True)
+            eos = torch.tensor([self.eos_token_id])
+            targets = [
+                torch.cat([codes_to_ids(codes[None], self.codebook_size, self.first_code_id)[0], eos])
+                for codes in self._encode_rows(clean)
             ]
-            rows = [torch.cat(pair) for pair in zip(rows, targets, strict=True)]
+            pairs = list(zip(rows, targets, strict=True))
+            labels = [torch.cat([torch.full_like(prompt, -100), target]) for prompt, target in pairs]
+            rows = [torch.cat(pair) for pair in pairs]
         batch = {
             "input_ids": self._pad(rows, self.pad_token_id),
             "attention_mask": self._pad([torch.ones_like(row) for row in rows], 0),
@@ -179,7 +183,7 @@ class DacSeProcessor(ProcessorMixin):
         Raises:
             ValueError: the tokens of a row are not whole frames on the codebook grid.
         """
-        return [self.decode_codes(self.clean_codes(row))[0] for row in ids]
+        return _run_by_length(self.decode_codes, [self.clean_codes(row)[0] for row in ids])
 
     def clean_codes(self, row: torch.Tensor) -> torch.Tensor:
         """The codes (1, codebook, frame) of one row (token,) of what `decode` takes."""
@@ -195,13 +199,9 @@ class DacSeProcessor(ProcessorMixin):
         sources = audio if isinstance(audio, (list, tuple)) else [audio]
         return [resample(*load_audio(source, sampling_rate), self.sampling_rate) for source in sources]
 
-    def _encode_each(self, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
-        # one by one: silence appended to make lengths equal would change codes near the end
-        return [self.encode(waveform) for waveform in waveforms]
-
-    def _with_eos(self, codes: torch.Tensor) -> torch.Tensor:
-        ids = codes_to_ids(codes[None], self.codebook_size, self.first_code_id)[0]
-        return torch.cat([ids, ids.new_tensor([self.eos_token_id])])
+    def _encode_rows(self, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
+        rows = [torch.from_numpy(channel) for waveform in waveforms for channel in waveform]
+        return _run_by_length(lambda batch: encode_in_pieces(self.audio_tokenizer, batch), rows)
 
     def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
         return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self.padding_side)
@@ -215,7 +215,10 @@ class DacSeProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Writes `processor_config.json` and the codec (under `audio_tokenizer/`, safetensors)."""
         self.audio_tokenizer.save_pretrained(os.path.join(save_directory, CODEC_FOLDER))
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        files = super().save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
+        return files
 
     @classmethod
     def get_processor_dict(
@@ -230,6 +233,19 @@ class DacSeProcessor(ProcessorMixin):
             pretrained_model_name_or_path, subfolder=folder, use_safetensors=True, **codec_kwargs
         )
         return processor_dict, kwargs
+
+
+def _run_by_length(run: Callable[[torch.Tensor], Iterable], rows: list[torch.Tensor]) -> list:
+    """Runs the codec on stacks of rows of equal length and gives the results in the order of the rows.
+
+    Never on padded rows: the codec's answer near the end of a row would depend on the padding.
+    """
+    results = [None] * len(rows)
+    for length in {row.shape[-1] for row in rows}:
+        indices = [index for index, row in enumerate(rows) if row.shape[-1] == length]
+        for index, result in zip(indices, run(torch.stack([rows[index] for index in indices])), strict=True):
+            results[index] = result
+    return results
 
 
 DacSeProcessor.register_for_auto_class()
