@@ -1,0 +1,32 @@
+"""Callbacks of a training run that need no data of their own. Knows no model."""
+
+import time
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+
+class TimeBudget(TrainerCallback, ExportableState):
+    """Ends the run when its wall-clock budget is used up, counted over all restarts from checkpoints.
+
+    Args:
+        max_seconds: the budget.
+        spent: seconds used by earlier processes of the same run.
+    """
+
+    def __init__(self, max_seconds: float, spent: float = 0.0):
+        self.max_seconds, self.spent, self.started = max_seconds, spent, None
+
+    def state(self) -> dict:
+        return {"args": {"max_seconds": self.max_seconds, "spent": self.elapsed()}, "attributes": {}}
+
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return self.spent + (time.monotonic() - self.started if self.started is not None else 0.0)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.elapsed() >= self.max_seconds:
+            control.should_training_stop = control.should_evaluate = control.should_save = True

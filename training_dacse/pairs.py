@@ -1,0 +1,220 @@
+"""Pairs of noisy and clean waveforms: clean clips degraded on the fly, or recordings in pairs. Knows no token."""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from processing_dacse.audio_dacse import resample
+
+from .degradations import fit_length, rms
+from .recipe import Recipe
+from .rooms import MeasuredRooms, SimulatedRooms
+from .sources import AUDIO_SUFFIXES, SILENCE_RMS, BackgroundClips, Clips, find_clips, manifest_of, read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+class DegradedPairs:
+    """Pair `index` of an endless supply, the same for the same (seed, index) in every process.
+
+    A pair is a dict: `noisy` and `clean` float32 (1, sample) of a whole number of frames, `task`, `parameters`.
+
+    Args:
+        speech: clean recordings.
+        recipe: what is done to them; its `clip_seconds` bound the length of a clip.
+        sampling_rate: Hz.
+        hop_length: samples per codec frame.
+        seed: of everything that is drawn.
+        max_seconds: longest clip the model's context holds; longer ones of the recipe are cut to it.
+        tasks_in_turn: take the tasks one after the other, so that a held-out set has as many clips of each.
+        skip_broken: count recordings that cannot be read (or are silent) and draw another instead of raising.
+    """
+
+    def __init__(
+        self,
+        speech: Clips,
+        recipe: Recipe,
+        sampling_rate: int,
+        hop_length: int,
+        seed: int = 0,
+        max_seconds: float = math.inf,
+        tasks_in_turn: bool = False,
+        skip_broken: bool = False,
+    ):
+        shortest, longest = recipe.clip_seconds
+        if shortest > max_seconds:
+            raise ValueError(
+                f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
+            )
+        self.clip_seconds = (shortest, min(longest, max_seconds))
+        self.tasks_in_turn = tasks_in_turn
+        self.speech = speech.at_least(recipe.clip_seconds[0])
+        self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
+        self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes a pair, but for the background sounds."""
+        grid = (self.sampling_rate, self.hop_length, self.clip_seconds)
+        parts = (self.speech.fingerprint, self.recipe.fingerprint, grid, self.seed, self.tasks_in_turn)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def __getitem__(self, index: int) -> dict:
+        rng = np.random.default_rng((self.seed, index))
+        while True:
+            file = int(rng.integers(len(self.speech)))
+            try:
+                clean = self.crop(file, rng)
+                break
+            except (OSError, ValueError) as error:
+                if not self.skip_broken:
+                    raise
+                self.skipped += 1
+                logger.warning("skipped (%d so far): %s", self.skipped, error)
+        task = list(self.recipe.tasks)[index % len(self.recipe.tasks)] if self.tasks_in_turn else None
+        noisy, clean, task, parameters = self.recipe.degrade(clean, self.sampling_rate, rng, task)
+        return {"noisy": noisy, "clean": clean, "task": task, "parameters": parameters}
+
+    def crop(self, file: int, rng: np.random.Generator) -> np.ndarray:
+        """A stretch of one recording, a whole number of frames long."""
+        shortest, longest = (self.whole_frames(seconds) for seconds in self.clip_seconds)
+        waveform = self.speech.audible_crop(file, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
+        usable = max(shortest, waveform.shape[-1] // self.hop_length * self.hop_length)
+        return fit_length(waveform, min(usable, longest))
+
+    def whole_frames(self, seconds: float) -> int:
+        """Samples of the whole frames that fit into `seconds`, at least one frame."""
+        return max(1, math.floor(seconds * self.sampling_rate / self.hop_length + 1e-6)) * self.hop_length
+
+
+class PairedFiles:
+    """Noisy recordings with their clean partners: folders `noisy/` and `clean/`, or `*noisy*` beside `*clean*` names.
+
+    Long pairs give several clips of at most `max_seconds`, one after the other. A pair is a dict as in
+    `DegradedPairs`; its task is `task`.
+
+    Raises:
+        FileNotFoundError: no pairs, or a recording without its partner.
+        ValueError: partners of different length or rate, or a silent clean recording.
+    """
+
+    def __init__(
+        self, folder: str | Path, sampling_rate: int, hop_length: int, max_seconds: float, task: str = "pairs"
+    ):
+        self.sampling_rate, self.hop_length, self.task = sampling_rate, hop_length, task
+        self.frames = max(1, math.floor(max_seconds * sampling_rate / hop_length))
+        self.clips = []  # (noisy, clean, first frame)
+        self.pairs = find_pairs(Path(folder))
+        for noisy, clean in self.pairs:
+            here, there = soundfile.info(noisy), soundfile.info(clean)
+            if here.samplerate != there.samplerate:
+                raise ValueError(f"{noisy}: {here.samplerate} Hz, but {clean} has {there.samplerate} Hz; resample one")
+            if here.frames != there.frames:
+                raise ValueError(
+                    f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length"
+                )
+            total = math.ceil(here.duration * sampling_rate / hop_length)
+            self.clips += [(noisy, clean, first) for first in range(0, total, self.frames)]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the names, lengths and sizes of the recordings."""
+        parts = [(noisy.name, noisy.stat().st_size, clean.stat().st_size) for noisy, clean in self.pairs]
+        grid = (self.sampling_rate, self.hop_length, self.frames)
+        return hashlib.sha256(json.dumps([parts, grid]).encode()).hexdigest()[:16]
+
+    def __getitem__(self, index: int) -> dict:
+        noisy, clean, first = self.clips[index]
+        pair = {"noisy": self.read(noisy, first), "clean": self.read(clean, first)}
+        if first == 0 and rms(pair["clean"]) == 0:
+            raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
+        return {**pair, "task": self.task, "parameters": {}}
+
+    def read(self, path: Path, first: int) -> np.ndarray:
+        """The clip that starts at frame `first`, mono at the grid's rate, a whole number of frames long."""
+        start = first * self.hop_length / self.sampling_rate
+        seconds = self.frames * self.hop_length / self.sampling_rate
+        with soundfile.SoundFile(path) as file:
+            file.seek(round(start * file.samplerate))
+            waveform = file.read(math.ceil(seconds * file.samplerate), dtype="float32", always_2d=True)
+            rate = file.samplerate
+        mono = resample(waveform.mean(1, dtype=np.float32)[None], rate, self.sampling_rate)
+        frames = min(self.frames, math.ceil(mono.shape[-1] / self.hop_length))
+        return fit_length(mono, frames * self.hop_length)
+
+
+def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    """(noisy, clean) paths, from folders `noisy/` and `clean/` (same names) or from names that say which they are."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if (folder / "noisy").is_dir():
+        noisy = [path for path in sorted((folder / "noisy").rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+        pairs = [(path, folder / "clean" / path.relative_to(folder / "noisy")) for path in noisy]
+        partners = [path for path in sorted((folder / "clean").rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+    else:
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
+        noisy, partners = ([path for path in files if word in path.name] for word in ("noisy", "clean"))
+        pairs = [(path, path.with_name(path.name.replace("noisy", "clean"))) for path in noisy]
+    if not pairs:
+        raise FileNotFoundError(
+            f"{folder}: no pairs; give folders noisy/ and clean/, or files named *noisy* and *clean*"
+        )
+    for path, partner in pairs:
+        if not partner.exists():
+            raise FileNotFoundError(f"{path}: its clean partner {partner} is missing")
+    lonely = set(partners) - {clean for _, clean in pairs}
+    if lonely:
+        raise FileNotFoundError(f"{min(lonely)}: its noisy partner is missing")
+    return pairs
+
+
+def corpus_pairs(
+    data: str,
+    recipe: str | Path,
+    sampling_rate: int,
+    hop_length: int,
+    split: str = "train",
+    where: str | None = None,
+    noise: str | None = None,
+    rooms: str | None = None,
+    music: str | None = None,
+    **options,
+) -> DegradedPairs:
+    """Pairs from a corpus of clean speech.
+
+    Args:
+        data: folder, manifest or data set of clean speech. A manifest with `kind` and `split` columns also serves
+            noise and room responses (`kind` of `speech`, `noise`, `rir`), each from the rows of `split`.
+        recipe: YAML file.
+        sampling_rate, hop_length: the codec's.
+        split: rows of such a manifest.
+        where: further filter of the speech rows.
+        noise, rooms, music: folders, manifests or data sets of their own; without rooms small ones are simulated.
+        options: `seed` and what else `DegradedPairs` takes.
+    """
+    manifest = manifest_of(Path(data))
+    columns = set(read_manifest(manifest)) if manifest else set()
+
+    def rows(kind: str, extra: str | None = None) -> str | None:
+        conditions = [f"kind == '{kind}'"] if "kind" in columns else []
+        conditions += [f"split == '{split}'"] if "split" in columns else []
+        return " and ".join(conditions + ([f"({extra})"] if extra else [])) or None
+
+    speech = find_clips(data, rows("speech", where))
+    sources = {"speech": BackgroundClips(speech, floor=SILENCE_RMS), "small_room": SimulatedRooms()}
+    sources["room"] = sources["small_room"]
+    if noise or "kind" in columns:
+        sources["noise"] = BackgroundClips(find_clips(noise) if noise else find_clips(data, rows("noise")))
+    if rooms or "kind" in columns:
+        sources["room"] = MeasuredRooms(find_clips(rooms) if rooms else find_clips(data, rows("rir")))
+    if music:
+        sources["music"] = BackgroundClips(find_clips(music))
+    return DegradedPairs(speech, Recipe.from_yaml(recipe, sources), sampling_rate, hop_length, **options)

@@ -1,0 +1,171 @@
+"""Which degradations a training clip meets, how often and how strongly, read from a YAML file.
+
+Knows the degradations by name and the order they are applied in; knows no file but its own and no token.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.random import Generator
+
+from . import degradations
+from .degradations import Degradation, Parameters
+
+# kind in the YAML -> (class, name of the source it draws from)
+KINDS: dict[str, tuple[type[Degradation], str | None]] = {
+    "white_noise": (degradations.WhiteNoise, None),
+    "natural_noise": (degradations.BackgroundSound, "noise"),
+    "music": (degradations.BackgroundSound, "music"),
+    "babble": (degradations.Babble, "speech"),
+    "reverberation": (degradations.Reverberation, "room"),
+    "small_room": (degradations.Reverberation, "small_room"),
+    "packet_loss": (degradations.PacketLoss, None),
+    "down_sampling": (degradations.DownSampling, None),
+    "low_pass": (degradations.LowPass, None),
+    "clipping": (degradations.Clipping, None),
+    "lossy_codec": (degradations.LossyCodec, None),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One degradation and how often it is applied."""
+
+    kind: str
+    degradation: Degradation
+    probability: float = 1.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """Degradations applied in order, each with its probability; `otherwise` when none of them was drawn."""
+
+    weight: float
+    steps: tuple[Step, ...] = ()
+    otherwise: Step | None = None
+
+    def degrade(self, waveform: np.ndarray, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, Parameters]:
+        """Returns the degraded waveform and the parameters of each degradation that was applied, by kind."""
+        parameters = {}
+        for step in self.steps:
+            if rng.random() < step.probability:
+                waveform, parameters[step.kind] = step.degradation(waveform, sampling_rate, rng)
+        if not parameters and self.otherwise and rng.random() < self.otherwise.probability:
+            waveform, parameters[self.otherwise.kind] = self.otherwise.degradation(waveform, sampling_rate, rng)
+        return waveform.astype(np.float32), parameters
+
+
+class Recipe:
+    """The tasks of a training mix.
+
+    Args:
+        description: the content of a recipe YAML: `clip_seconds: [shortest, longest]`, `level_db: [lowest, highest]`
+            (gain drawn for the clean clip, 0 dB when left out) and `tasks`, each with a `weight`, `steps` and perhaps
+            `otherwise`. A step names its `kind`, its `probability` (1 when left out) and any range of the degradation.
+        sources: what the degradations draw from, by name (`noise`, `music`, `speech`, `room`, `small_room`).
+
+    Raises:
+        ValueError: an unknown key or kind, an impossible range or probability, a source that is missing.
+    """
+
+    def __init__(self, description: Mapping, sources: Mapping | None = None):
+        unknown = set(description) - {"clip_seconds", "level_db", "tasks"}
+        if unknown:
+            raise ValueError(f"recipe has unknown keys {sorted(unknown)}; known are clip_seconds, level_db and tasks")
+        self.description, self.sources = dict(description), sources or {}
+        self.clip_seconds = checked_range("clip_seconds", description.get("clip_seconds", (1.0, 4.0)))
+        if self.clip_seconds[0] <= 0:
+            raise ValueError(f"recipe: clip_seconds starts at {self.clip_seconds[0]}; a clip must be longer than 0 s")
+        self.level_db = checked_range("level_db", description.get("level_db", (0.0, 0.0)))
+        if not description.get("tasks"):
+            raise ValueError("recipe names no tasks; give at least one under 'tasks'")
+        self.tasks = {name: read_task(name, task or {}, self.sources) for name, task in description["tasks"].items()}
+        weights = np.array([task.weight for task in self.tasks.values()], dtype=np.float64)
+        if weights.min() < 0 or weights.sum() == 0:
+            raise ValueError(
+                f"recipe: task weights are {weights.tolist()}; none may be negative and one must be positive"
+            )
+        self.probabilities = weights / weights.sum()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, sources: Mapping | None = None) -> "Recipe":
+        """Reads a recipe; errors name the file."""
+        try:
+            return cls(yaml.safe_load(Path(path).read_text()), sources)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any task, range or probability; the same for the same recipe written differently."""
+        return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
+
+    def degrade(
+        self, clean: np.ndarray, sampling_rate: int, rng: Generator, task: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray, str, Parameters]:
+        """Makes one training pair from a clean waveform (channel, sample); the task is drawn unless it is given.
+
+        Returns:
+            noisy and clean waveforms at one gain (lowered where the noisy one would pass full scale), the task and
+            its parameters, by kind of degradation.
+        """
+        task = task or list(self.tasks)[rng.choice(len(self.tasks), p=self.probabilities)]
+        clean = clean * np.float32(10 ** (rng.uniform(*self.level_db) / 20))
+        noisy, parameters = self.tasks[task].degrade(clean, sampling_rate, rng)
+        gain = np.float32(1 / max(1.0, np.abs(noisy).max(), np.abs(clean).max()))
+        return noisy * gain, clean * gain, task, parameters
+
+
+def lowest_snr(parameters: Parameters) -> float:
+    """The lowest signal-to-noise (or dry-to-wet) ratio among the degradations of a clip; infinite when there is none.
+
+    >>> lowest_snr({"white_noise": {"snr_db": 7.0}, "packet_loss": {"packet_ms": 100.0}})
+    7.0
+    """
+    ratios = [step.get("snr_db", step.get("dry_to_wet_db", np.inf)) for step in parameters.values()]
+    return float(min(ratios, default=np.inf))
+
+
+def checked_range(name: str, value) -> tuple[float, float]:
+    """`value` as `(low, high)`; raises if it is not two ascending numbers."""
+    if len(value) != 2 or value[0] > value[1]:
+        raise ValueError(f"recipe: {name} is {list(value)}; give [lowest, highest]")
+    return float(value[0]), float(value[1])
+
+
+def read_task(name: str, description: Mapping, sources: Mapping) -> Task:
+    """Builds a task from its part of the YAML."""
+    unknown = set(description) - {"weight", "steps", "otherwise"}
+    if unknown:
+        raise ValueError(f"task {name!r} has unknown keys {sorted(unknown)}; known are weight, steps and otherwise")
+    steps = tuple(read_step(name, step, sources) for step in description.get("steps", ()))
+    otherwise = read_step(name, description["otherwise"], sources) if "otherwise" in description else None
+    return Task(float(description.get("weight", 1.0)), steps, otherwise)
+
+
+def read_step(task: str, description: Mapping, sources: Mapping) -> Step:
+    """Builds one step of a task from its part of the YAML."""
+    options = dict(description)
+    kind, probability = options.pop("kind", None), options.pop("probability", 1.0)
+    if kind not in KINDS:
+        raise ValueError(f"task {task!r}: unknown degradation {kind!r}; known are {', '.join(KINDS)}")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"task {task!r}, {kind}: probability is {probability}; it must lie within [0, 1]")
+    degradation, source = KINDS[kind]
+    unknown = set(options) - {item.name for item in fields(degradation) if item.name != "source"}
+    if unknown:
+        known = ", ".join(item.name for item in fields(degradation) if item.name != "source")
+        raise ValueError(f"task {task!r}, {kind}: unknown option {sorted(unknown)[0]!r}; known are {known}")
+    if source:
+        if source not in sources:
+            raise ValueError(f"task {task!r}: {kind} draws from a {source} source and none was given")
+        options["source"] = sources[source]
+    try:
+        return Step(kind, degradation(**options), probability)
+    except ValueError as error:
+        raise ValueError(f"task {task!r}, {kind}: {error}") from error

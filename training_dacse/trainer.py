@@ -1,0 +1,130 @@
+"""`Trainer` for token sequences of several tasks: loss per task, accuracy per codebook, a wall-clock budget.
+
+Knows batches as `TokenCollator` makes them; knows no audio.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+
+from .callbacks import TimeBudget
+from .collator import IGNORED
+
+
+class TaskMeter:
+    """Adds up loss per task and correct predictions per codebook, on the device, until it is read."""
+
+    def __init__(self, tasks: Sequence[str], num_codebooks: int, device: torch.device):
+        self.tasks = list(tasks)
+        self.loss, self.tokens = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
+        self.correct, self.seen = torch.zeros(2, num_codebooks, dtype=torch.float64, device=device)
+
+    def add(self, task: Tensor, loss: Tensor, tokens: Tensor, codebook: Tensor, correct: Tensor) -> None:
+        """Counts one batch: summed loss and number of tokens of each row, codebook and hit of each predicted code."""
+        self.loss.index_add_(0, task, loss.double())
+        self.tokens.index_add_(0, task, tokens.double())
+        self.correct.index_add_(0, codebook, correct.double())
+        self.seen.index_add_(0, codebook, torch.ones_like(correct, dtype=torch.float64))
+
+    def read(self, accelerator, prefix: str) -> dict[str, float]:
+        """Means since the last reading, over all processes: `{prefix}loss/TASK`, `{prefix}accuracy/codebook_N`."""
+        sums = accelerator.reduce(torch.cat([self.loss, self.tokens, self.correct, self.seen]), "sum").tolist()
+        for total in (self.loss, self.tokens, self.correct, self.seen):
+            total.zero_()
+        loss, tokens = sums[: len(self.tasks)], sums[len(self.tasks) : 2 * len(self.tasks)]
+        correct, seen = sums[2 * len(self.tasks) :][: len(self.seen)], sums[-len(self.seen) :]
+        names = [f"{prefix}loss/{task}" for task in self.tasks]
+        names += [f"{prefix}accuracy/codebook_{number + 1}" for number in range(len(self.seen))]
+        means = zip(names, loss + correct, tokens + seen, strict=True)
+        return {name: total / count for name, total, count in means if count}
+
+
+class DacSeTrainer(Trainer):
+    """Trains on batches of `TokenCollator`.
+
+    Next-token cross-entropy on what follows `start_clean`; only those positions go through the output layer.
+
+    Args:
+        tasks: names of the tasks, in the order of the numbers in the batches.
+        kwargs: as for `Trainer`; `args` is a `DacSeTrainingArguments`.
+
+    Raises:
+        FloatingPointError: while training, when the loss is no longer a number.
+    """
+
+    def __init__(self, *args, tasks: Sequence[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tasks = list(tasks)
+        self.layout = self.model.config
+        self.train_meter, self.eval_meter = (
+            TaskMeter(tasks, self.layout.num_codebooks, self.args.device) for _ in range(2)
+        )
+        self.budget = None
+        if self.args.max_seconds:
+            self.budget = TimeBudget(self.args.max_seconds)
+            self.add_callback(self.budget)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        task, labels = inputs["task"], inputs["labels"]
+        first = int((labels != IGNORED).any(0).float().argmax())  # the first column any row is trained on
+        logits = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs.get("attention_mask"),
+            logits_to_keep=labels.shape[1] - first + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+        targets = labels[:, first:]
+        flat = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        row_loss, row_tokens = flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
+        self.measure(task, row_loss.detach(), row_tokens, logits.detach(), targets)
+        loss = row_loss.sum() / (row_tokens.sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    @torch.no_grad()
+    def measure(self, task: Tensor, loss: Tensor, tokens: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Adds a batch to the meter of training or evaluation."""
+        codes = targets - self.layout.first_code_id
+        is_code = codes >= 0
+        codebook = torch.where(is_code, codes // self.layout.codebook_size, 0)
+        correct = (logits.argmax(-1) == targets) & is_code
+        meter = self.train_meter if self.model.training else self.eval_meter
+        meter.add(task, loss, tokens, codebook[is_code], correct[is_code])
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            logs.update(self.train_meter.read(self.accelerator, ""))
+            self.stop_unless_finite(logs)
+        if "eval_loss" in logs:
+            logs.update(self.eval_meter.read(self.accelerator, "eval_"))
+        super().log(logs, start_time)
+
+    def stop_unless_finite(self, logs: dict[str, float]) -> None:
+        """Raises before a checkpoint with broken weights is written."""
+        if not math.isfinite(logs["loss"]):
+            broken = [name.removeprefix("loss/") for name, value in logs.items() if value != value and "/" in name]
+            raise FloatingPointError(
+                f"loss is {logs['loss']} at step {self.state.global_step} (tasks {', '.join(broken) or 'all'}); "
+                f"start again from the last checkpoint in {self.args.output_dir} with a learning rate below "
+                f"{self.args.learning_rate}"
+            )
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """With a wall-clock budget: linear warm-up in steps, then half a cosine over the budget, to a twentieth."""
+        if self.budget is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        warmup = max(1, self.args.get_warmup_steps(num_training_steps))
+
+        def factor(step: int) -> float:
+            progress = min(1.0, max(step / num_training_steps, self.budget.elapsed() / self.budget.max_seconds))
+            return min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
