@@ -1,0 +1,26 @@
+"""Makes transformers know our classes: the Auto classes and `pipeline("audio-enhancement")`."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+import dacse
+from modeling_dacse import DacSeConfig, DacSeForEnhancement
+from pipeline_dacse import AudioEnhancementPipeline
+from pipeline_dacse.pipeline_dacse import TASK
+from processing_dacse import DacSeProcessor
+
+
+def register() -> None:
+    """Registers everything; once is enough, and a second time changes nothing."""
+    AutoConfig.register(DacSeConfig.model_type, DacSeConfig, exist_ok=True)
+    AutoModel.register(DacSeConfig, DacSeForEnhancement, exist_ok=True)
+    AutoModelForCausalLM.register(DacSeConfig, DacSeForEnhancement, exist_ok=True)
+    AutoProcessor.register(DacSeConfig, DacSeProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=AudioEnhancementPipeline,
+            pt_model=DacSeForEnhancement,
+            default={"model": (dacse.default_model(), "main")},
+            type="audio",
+        )
