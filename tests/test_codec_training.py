@@ -1,5 +1,7 @@
 """The trainer of small codecs: a signal survives initialisation, codes come back to life, a run goes on."""
 
+import numpy as np
+import soundfile
 import torch
 from transformers import DacConfig, DacModel
 
@@ -10,6 +12,8 @@ from training_dacse.codec import (
     MultiScaleMelLoss,
     initialize_codec,
 )
+from training_dacse.segments import CodecSegments
+from training_dacse.sources import find_clips
 
 CONFIG = DacConfig(
     encoder_hidden_size=4,
@@ -32,7 +36,7 @@ def tones(batch_size, samples, seed):
 
 
 def arguments(path, **overrides):
-    given = {"max_seconds": 3.0, "batch_size": 4, "segment_seconds": 0.25, "warmup_steps": 5, "restart_every": 5}
+    given = {"max_steps": 150, "batch_size": 4, "segment_seconds": 0.25, "warmup_steps": 5, "restart_every": 5}
     return CodecTrainingArguments(str(path), **{**given, **overrides})
 
 
@@ -70,8 +74,23 @@ def test_training_lowers_the_mel_loss_and_goes_on_from_its_checkpoint(tmp_path):
     codec = trainer.train(tones)
     after = trainer.mel_loss(codec(next(tones(4, 2000, 1))[:, None]).audio_values, next(tones(4, 2000, 1)))
     assert after < 0.7 * before
-    resumed = CodecTrainer(CONFIG, arguments(tmp_path, max_seconds=4.0))
+    resumed = CodecTrainer(CONFIG, arguments(tmp_path, max_steps=160))
     assert resumed.step == trainer.step
     assert resumed.spent == trainer.spent
     assert torch.equal(resumed.model.decoder.conv1.weight, codec.decoder.conv1.weight)
     assert DacModel.from_pretrained(tmp_path / "codec").config.n_codebooks == 2
+
+
+def test_segments_are_reproducible_within_full_scale_and_partly_noisy(tmp_path):
+    rng = np.random.default_rng(0)
+    time = np.arange(8000) / 8000
+    for name, waveform in {"speech": 0.5 * np.sin(2 * np.pi * 200 * time), "noise": rng.normal(size=8000) / 4}.items():
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", waveform, 8000)
+    segments = CodecSegments(find_clips(tmp_path / "speech"), find_clips(tmp_path / "noise"), 8000)
+    batch = next(segments(32, 400, seed=1))
+    assert batch.shape == (32, 400) and batch.dtype == torch.float32 and batch.abs().max() <= 1
+    assert torch.equal(batch, next(segments(32, 400, seed=1)))
+    spectrum = torch.fft.rfft(batch).abs()
+    noisy = spectrum[:, 100:].mean(1) > 0.01 * spectrum.amax(1)  # above 2 kHz a 200 Hz tone has nothing
+    assert 3 <= noisy.sum() <= 17  # 30 % of 32

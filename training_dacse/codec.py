@@ -4,6 +4,7 @@ Knows waveforms and the codec; knows no token layout and no language model.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class CodecTrainingArguments:
 
     output_dir: str  # checkpoints and the finished codec
     max_seconds: float = 3600.0  # wall-clock budget of the whole run, over all restarts
+    max_steps: int | None = None  # ends the run earlier
     batch_size: int = 8
     segment_seconds: float = 0.5
     learning_rate: float = 6e-4  # peak; warm-up over `warmup_steps`, then cosine over the wall-clock budget
@@ -134,15 +136,15 @@ class CodebookWatch:
 
 
 def budgeted_learning_rate(step: int, elapsed: float, args: CodecTrainingArguments) -> float:
-    """Linear warm-up in steps, then half a cosine over the wall-clock budget, down to a hundredth.
+    """Linear warm-up in steps, then half a cosine over the budget, down to a hundredth.
 
     >>> args = CodecTrainingArguments("out", max_seconds=100.0, learning_rate=1.0, warmup_steps=10)
     >>> budgeted_learning_rate(4, 0.0, args), round(budgeted_learning_rate(50, 100.0, args), 3)
     (0.5, 0.01)
     """
     warmup = min(1.0, (step + 1) / args.warmup_steps)
-    progress = torch.tensor(min(1.0, elapsed / args.max_seconds))
-    return args.learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + torch.cos(torch.pi * progress)).item())
+    progress = min(1.0, max(elapsed / args.max_seconds, step / (args.max_steps or math.inf)))
+    return args.learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class CodecTrainer:
@@ -189,7 +191,7 @@ class CodecTrainer:
         started, saved_at = time.monotonic() - self.spent, time.monotonic()
         for batch in segments(args.batch_size, samples, args.seed + self.step):
             self.spent = time.monotonic() - started
-            if self.spent >= args.max_seconds:
+            if self.spent >= args.max_seconds or self.step == args.max_steps:
                 break
             projected_latents = self._update(batch.to(self.device))
             if self.step % args.restart_every == 0:
