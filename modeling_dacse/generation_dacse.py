@@ -43,15 +43,15 @@ def check_prompt(prompt_ids, config):
     rows = (prompt_ids != config.start_clean_token_id).all(-1).nonzero()
     if len(rows):
         raise ValueError(
-            f"row {int(rows[0])} of the prompt has no start_clean token (id {config.start_clean_token_id}): a prompt is "
-            "[bos] noisy [start_clean], as the processor builds it"
+            f"row {int(rows[0])} of the prompt has no start_clean token (id {config.start_clean_token_id}): a prompt "
+            "is [bos] noisy [start_clean], as the processor builds it"
         )
     noisy, begun = count_tokens(prompt_ids, config)
-    rows = (noisy % config.num_codebooks != 0).nonzero()
+    rows = ((noisy == 0) | (noisy % config.num_codebooks != 0)).nonzero()
     if len(rows):
         raise ValueError(
-            f"row {int(rows[0])} of the prompt has {int(noisy[rows[0]])} noisy tokens, which are not whole frames of "
-            f"{config.num_codebooks} codebooks: give every token of a frame"
+            f"row {int(rows[0])} of the prompt has {int(noisy[rows[0]])} noisy tokens, not one or more whole frames "
+            f"of {config.num_codebooks} codebooks: give every token of a frame"
         )
     frames = noisy // config.num_codebooks
     rows = (frames > config.max_frames).nonzero()
@@ -66,8 +66,9 @@ def check_prompt(prompt_ids, config):
             f"row {int(rows[0])} of the prompt has {int(begun[rows[0]])} clean tokens for {int(noisy[rows[0]])} noisy "
             "ones: give at most as many"
         )
-    # Counted from start_clean, codes lie on both sides of 0, and the noisy ones begin a whole number of frames before.
-    offset = torch.arange(prompt_ids.shape[1], device=prompt_ids.device) - (prompt_ids.shape[1] - 1 - begun[:, None])
+    # Codes lie on both sides of start_clean; the noisy ones begin whole frames before it.
+    start = (prompt_ids == config.start_clean_token_id).int().argmax(-1, keepdim=True)
+    offset = torch.arange(prompt_ids.shape[1], device=prompt_ids.device) - start
     expected = torch.where(offset > 0, offset - 1, offset) % config.num_codebooks
     codebook = (prompt_ids - config.first_code_id) // config.codebook_size
     misplaced = ((offset >= -noisy[:, None]) & (offset != 0) & (codebook != expected)).nonzero()
@@ -133,7 +134,7 @@ def draw_schedule(prompt_ids, config, forced_ids=None):
     clean = torch.arange(int((noisy - begun).max()) + 2, device=prompt_ids.device) + begun[:, None]
     lowest = config.first_code_id + clean % config.num_codebooks * config.codebook_size
     only = torch.full_like(clean, -1)
-    if forced_ids is not None and forced_ids.shape[1] > 0:
+    if forced_ids is not None:
         only = forced_ids.gather(1, clean.clamp(max=forced_ids.shape[1] - 1))
     only = only.masked_fill(clean == noisy[:, None], config.eos_token_id)
     only = only.masked_fill(clean > noisy[:, None], config.pad_token_id)

@@ -1,4 +1,4 @@
-"""The language model: a Llama over codec tokens whose `generate` answers noisy codes with clean ones. Knows ids only."""
+"""The language model: a Llama over codec tokens that answers noisy codes with clean ones. Knows ids only."""
 
 import torch
 from transformers import LlamaForCausalLM

@@ -1,0 +1,352 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
+
+from modeling_dacse.generation_dacse import draw_schedule
+from tests.tiny import tiny_config, tiny_model, tiny_prompts
+
+FRAMES = [3, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return tiny_prompts(FRAMES, model.config)
+
+
+@pytest.fixture(scope="module")
+def greedy(model, prompts):
+    return model.generate(**prompts)
+
+
+@torch.no_grad()
+def naive_loop(model, prompt, config=None, forced=None):
+    """Greedy ids of one unpadded prompt: a full forward per token, the highest logit of the codebook that is due."""
+    config = config or model.config
+    ids = prompt.tolist()
+    num_noisy = ids.index(config.start_clean_token_id) - 1
+    for token in range(num_noisy):
+        if forced is not None and forced[token] >= 0:
+            ids.append(int(forced[token]))
+            continue
+        first = config.first_code_id + token % config.num_codebooks * config.codebook_size
+        logits = model(torch.tensor([ids])).logits[0, -1]
+        ids.append(first + int(logits[first : first + config.codebook_size].argmax()))
+    return [*ids, config.eos_token_id]
+
+
+def strip(row, config):
+    """A row's ids without its padding."""
+    return [i for i in row.tolist() if i != config.pad_token_id]
+
+
+def unpadded(prompts, row):
+    return prompts["input_ids"][row, prompts["attention_mask"][row].bool()]
+
+
+def assert_finished(ids, prompts, config):
+    """Every row is its prompt, as many clean ids as noisy ones on the codebook grid, eos, then pad."""
+    prompt_ids = prompts["input_ids"].repeat_interleave(len(ids) // len(prompts["input_ids"]), dim=0)
+    length = prompt_ids.shape[1]
+    assert torch.equal(ids[:, :length], prompt_ids)
+    for prompt, row in zip(prompt_ids.tolist(), ids[:, length:].tolist(), strict=True):
+        count = sum(i >= config.first_code_id for i in prompt)
+        clean, rest = row[:count], row[count:]
+        assert [(i - config.first_code_id) // config.codebook_size for i in clean] == [
+            token % config.num_codebooks for token in range(count)
+        ]
+        assert rest == [config.eos_token_id] + [config.pad_token_id] * (len(rest) - 1)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"num_key_value_heads": 2}, {"num_codebooks": 9, "codebook_size": 1024, "max_position_embeddings": 256}],
+    ids=["tiny", "grouped-query", "released layout"],
+)
+def test_greedy_ids_are_those_of_a_naive_loop(overrides):
+    model = tiny_model(**overrides)
+    prompts = tiny_prompts([2], model.config)
+    assert model.generate(**prompts)[0].tolist() == naive_loop(model, prompts["input_ids"][0])
+
+
+def test_left_padded_rows_are_those_of_a_naive_loop_each(model, prompts, greedy):
+    for row in range(len(FRAMES)):
+        assert strip(greedy[row], model.config) == naive_loop(model, unpadded(prompts, row))
+
+
+def test_batch_is_its_rows_one_by_one(model, prompts, greedy):
+    for row in range(len(FRAMES)):
+        alone = model.generate(unpadded(prompts, row)[None])
+        assert strip(greedy[row], model.config) == alone[0].tolist()
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {},
+        {"do_sample": True},
+        {"do_sample": True, "top_k": 2},
+        {"do_sample": True, "top_k": 0, "top_p": 0.1, "temperature": 3.0},
+        {"do_sample": True, "min_p": 0.2, "typical_p": 0.5, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01},
+        {"do_sample": True, "num_return_sequences": 3},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_return_sequences": 2, "early_stopping": True},
+        {"num_beams": 3, "do_sample": True},
+        {"repetition_penalty": 5.0, "renormalize_logits": True},
+        {"max_new_tokens": 40},
+        {"num_beams": 3, "max_new_tokens": 40},
+        {"max_length": 64},
+        {"return_dict_in_generate": True, "output_scores": True, "output_logits": True},
+    ],
+    ids=str,
+)
+def test_generated_rows_are_finished_and_on_the_grid(model, prompts, mode):
+    torch.manual_seed(0)
+    ids = model.generate(**prompts, **mode)
+    assert_finished(ids if torch.is_tensor(ids) else ids.sequences, prompts, model.config)
+
+
+@settings(deadline=None, max_examples=20)
+@given(frames=st.lists(st.integers(1, 10), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_any_batch_is_finished_and_on_the_grid(model, frames, seed):
+    prompts = tiny_prompts(frames, model.config, seed)
+    assert_finished(model.generate(**prompts, do_sample=True), prompts, model.config)
+
+
+def compile_everywhere():
+    """Has `generate` compile its step on the CPU too: traced in one graph, without a minute of code generation."""
+    config = CompileConfig(backend="eager", fullgraph=True, mode=None)
+    config._compile_all_devices = True
+    return config
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"do_sample": True, "top_k": 1},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"cache_implementation": "static", "compile_config": compile_everywhere()},
+        {"max_new_tokens": 40},
+        {"max_time": 600.0},
+    ],
+    ids=["top-1", "no cache", "static cache", "compiled", "more room than needed", "time limit"],
+)
+def test_every_way_to_run_gives_the_greedy_ids(model, prompts, greedy, mode):
+    assert torch.equal(model.generate(**prompts, **mode), greedy)
+
+
+@pytest.mark.parametrize("limit", [{}, {"max_new_tokens": 40}], ids=["own length", "more room than needed"])
+def test_assisted_ids_are_the_greedy_ids(model, prompts, greedy, limit):
+    for row in range(len(FRAMES)):
+        prompt, expected = unpadded(prompts, row)[None], strip(greedy[row], model.config)
+        assert model.generate(prompt, assistant_model=tiny_model(seed=1), **limit)[0].tolist() == expected
+        assert model.generate(prompt, prompt_lookup_num_tokens=4, **limit)[0].tolist() == expected
+
+
+def test_streamer_is_handed_the_row(model, prompts, greedy):
+    class Collect(BaseStreamer):
+        ids, ended = [], False
+
+        def put(self, value):
+            self.ids += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    streamer = Collect()
+    model.generate(unpadded(prompts, 0)[None], streamer=streamer)
+    assert streamer.ended and streamer.ids == greedy[0].tolist()
+
+
+def test_begun_rows_are_continued_to_the_same_end(model, prompts, greedy):
+    length = prompts["input_ids"].shape[1]
+    for begun in range(FRAMES[0] * model.config.num_codebooks + 1):
+        assert torch.equal(model.generate(greedy[:1, : length + begun]), greedy[:1])
+
+
+def test_rows_begun_to_different_degrees_are_continued_together(model, prompts, greedy):
+    length, degrees = prompts["input_ids"].shape[1], [4, 3, 0]
+    begun = [greedy[row, : length + degree] for row, degree in enumerate(degrees)]
+    begun = [row[row != model.config.pad_token_id] for row in begun]
+    ids = torch.nn.utils.rnn.pad_sequence(
+        begun, batch_first=True, padding_value=model.config.pad_token_id, padding_side="left"
+    )
+    continued = model.generate(ids, attention_mask=(ids != model.config.pad_token_id).long())
+    for row in range(len(degrees)):
+        assert strip(continued[row], model.config) == strip(greedy[row], model.config)
+
+
+@torch.no_grad()
+def test_beams_that_cover_every_row_find_the_likeliest(model):
+    model = tiny_model(num_codebooks=2, codebook_size=4)
+    config = model.config
+    prompts = tiny_prompts([1, 1], config)
+    clean = torch.tensor(list(itertools.product(range(5, 9), range(9, 13))))
+    best = model.generate(**prompts, num_beams=len(clean))
+    for row, prompt in enumerate(prompts["input_ids"]):
+        ids = torch.cat([prompt.expand(len(clean), -1), clean, torch.full((len(clean), 1), config.eos_token_id)], 1)
+        log_probs = model(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[:, -3:, 0].sum(-1)
+        assert torch.equal(best[row], ids[log_probs.argmax()])
+
+
+def test_the_grid_outranks_a_users_processor_and_top_k(model, prompts):
+    class PreferEos(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            scores[:, model.config.eos_token_id] = 1e4
+            return scores
+
+    ids = model.generate(**prompts, logits_processor=LogitsProcessorList([PreferEos()]), do_sample=True, top_k=1)
+    assert_finished(ids, prompts, model.config)
+
+
+def test_a_users_processor_chooses_among_legal_ids(model, prompts):
+    class LastCode(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return torch.arange(scores.shape[1], dtype=scores.dtype).expand_as(scores)
+
+    ids = model.generate(**prompts, logits_processor=LogitsProcessorList([LastCode()]))
+    assert_finished(ids, prompts, model.config)
+    clean = ids[0, prompts["input_ids"].shape[1] : -1]
+    assert set(((clean - model.config.first_code_id) % model.config.codebook_size).tolist()) == {15}
+
+
+def test_scores_leave_only_the_codebook_that_is_due(model, prompts):
+    out = model.generate(**prompts, return_dict_in_generate=True, output_scores=True)
+    assert len(out.scores) == out.sequences.shape[1] - prompts["input_ids"].shape[1]
+    for token, scores in enumerate(out.scores[:-1]):  # row 0 is the longest; the last of its tokens is eos
+        first = model.config.first_code_id + token % model.config.num_codebooks * model.config.codebook_size
+        assert scores[0].isfinite().nonzero()[:, 0].tolist() == list(range(first, first + model.config.codebook_size))
+
+
+def forced_ids(model, seed=0):
+    """Random codes for FRAMES, about half of them left free; as wide as the longest row."""
+    config, generator = model.config, torch.Generator().manual_seed(seed)
+    shape = len(FRAMES), max(FRAMES) * config.num_codebooks
+    first = config.first_code_id + torch.arange(shape[1]) % config.num_codebooks * config.codebook_size
+    forced = first + torch.randint(config.codebook_size, shape, generator=generator)
+    return forced.masked_fill(torch.rand(shape, generator=generator) < 0.5, -1)
+
+
+def test_forced_ids_come_and_the_rest_is_the_naive_loop_around_them(model, prompts):
+    forced = forced_ids(model)
+    assert (forced < 0).any() and (forced >= 0).any()
+    ids = model.generate(**prompts, forced_ids=forced)
+    for row in range(len(FRAMES)):
+        assert strip(ids[row], model.config) == naive_loop(model, unpadded(prompts, row), forced=forced[row])
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"do_sample": True, "top_k": 2, "num_return_sequences": 2},
+        {"num_beams": 3},
+        {"num_beams": 2, "do_sample": True},
+    ],
+    ids=str,
+)
+def test_forced_ids_come_in_every_mode(model, prompts, mode):
+    forced = forced_ids(model)
+    ids = model.generate(**prompts, forced_ids=forced, **mode)
+    assert_finished(ids, prompts, model.config)
+    forced = forced.repeat_interleave(len(ids) // len(forced), dim=0)
+    length = prompts["input_ids"].shape[1]
+    is_code = ids[:, length:-1] >= model.config.first_code_id
+    must = is_code & (forced >= 0)
+    assert must.any() and torch.equal(ids[:, length:-1][must], forced[must])
+
+
+def test_forced_ids_reach_an_assistant_and_a_begun_row(model, prompts):
+    prompt, forced = unpadded(prompts, 0)[None], forced_ids(model)[:1]
+    expected = model.generate(prompt, forced_ids=forced)
+    assert torch.equal(model.generate(prompt, forced_ids=forced, assistant_model=tiny_model(seed=1)), expected)
+    assert torch.equal(model.generate(expected[:, : prompt.shape[1] + 4], forced_ids=forced), expected)
+
+
+@given(
+    num_codebooks=st.integers(1, 4),
+    codebook_size=st.integers(1, 9),
+    rows=st.lists(st.tuples(st.integers(1, 4), st.floats(0, 1)), min_size=1, max_size=4),
+)
+def test_schedule_is_that_of_a_naive_loop(num_codebooks, codebook_size, rows):
+    config = tiny_config(num_codebooks=num_codebooks, codebook_size=codebook_size)
+    noisy = [frames * num_codebooks for frames, _ in rows]
+    begun = [int(share * count) for count, (_, share) in zip(noisy, rows, strict=True)]
+    width = 2 * max(noisy) + 2
+    prompts = torch.tensor(
+        [[1] * (width - 2 - n - b) + [0] + [5] * n + [3] + [5] * b for n, b in zip(noisy, begun, strict=True)]
+    )
+    longest = max(count - start for count, start in zip(noisy, begun, strict=True))
+
+    def legal(token, count):
+        first = 5 + token % num_codebooks * codebook_size
+        return [first, first + codebook_size] if token < count else [2, 3] if token == count else [1, 2]
+
+    expected = [
+        [legal(token, count) for token in range(start, start + longest + 2)]
+        for count, start in zip(noisy, begun, strict=True)
+    ]
+    lowest, stop = draw_schedule(prompts, config)
+    assert torch.stack([lowest, stop], -1).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "prompt, message",
+    [
+        ([0, 5, 21, 37], r"row 0 of the prompt has no start_clean token \(id 3\)"),
+        ([0, 3], "row 0 of the prompt has 0 noisy tokens, not one or more whole frames of 3 codebooks"),
+        ([0, 5, 21, 3], "row 0 of the prompt has 2 noisy tokens, not one or more whole frames of 3 codebooks"),
+        ([0, *[5, 21, 37] * 11, 3], "11 frames, but a context of 64 tokens holds 10: enhance shorter windows"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 5], "4 clean tokens for 3 noisy ones"),
+        ([0, 21, 5, 37, 3], "id 21 at token 1 of row 0 of the prompt is not of codebook 0"),
+        ([0, 5, 21, 53, 3], "id 53 at token 3 of row 0 of the prompt is not of codebook 2"),
+        ([0, 5, 21, 37, 3, 21], "id 21 at token 5 of row 0 of the prompt is not of codebook 0"),
+        ([0, 5, 21, 37, 3, 1], "id 1 at token 5 .* padding on the left"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 2], "id 2 at token 8"),
+        ([0, 5, 21, 37, 3, 3], "id 3 at token 5"),
+        ([0, 5, 21, 4, 37, 3], "id 21 at token 2 of row 0 of the prompt is not of codebook 0"),
+    ],
+)
+def test_wrong_prompts_are_refused(model, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long))
+
+
+def test_the_row_that_is_wrong_is_named(model, prompts):
+    input_ids = prompts["input_ids"].clone()
+    input_ids[2, 5] = 5
+    with pytest.raises(ValueError, match="id 5 at token 5 of row 2 of the prompt is not of codebook 1"):
+        model.generate(input_ids, attention_mask=prompts["attention_mask"])
+
+
+@pytest.mark.parametrize("eos_token_id", [None, 7])
+def test_another_eos_is_refused(model, prompts, eos_token_id):
+    with pytest.raises(ValueError, match=f"eos_token_id is {eos_token_id}, but this model ends a row with 2"):
+        model.generate(**prompts, eos_token_id=eos_token_id)
+
+
+def test_inputs_embeds_are_refused(model, prompts):
+    with pytest.raises(ValueError, match="inputs_embeds hide the codes .* give input_ids"):
+        model.generate(inputs_embeds=model.get_input_embeddings()(prompts["input_ids"]))
+
+
+@pytest.mark.parametrize(
+    "forced, message",
+    [
+        ([[-1, -1]], r"forced_ids has shape \[1, 2\], but the prompts' clean tokens make \[1, 3\]"),
+        ([[-1, 5, -1]], r"forced_ids\[0, 1\] is 5, which is not of codebook 1"),
+        ([[-1, -1, -2]], r"forced_ids\[0, 2\] is -2, which is not of codebook 2"),
+    ],
+)
+def test_wrong_forced_ids_are_refused(model, forced, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(torch.tensor([[0, 5, 21, 37, 3]]), forced_ids=torch.tensor(forced))
