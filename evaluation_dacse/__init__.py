@@ -1,0 +1,1 @@
+"""Measures speech enhancement: metrics, systems, benchmarks, reports and listening tests."""

@@ -1,0 +1,49 @@
+"""DNSMOS P.835 and P.808, without a reference. The networks come with `speechmos`, so nothing is downloaded."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from speechmos import dnsmos
+
+from .waveform_metric import Scale, WaveformMetric
+
+
+class Dnsmos(WaveformMetric):
+    """DNSMOS: mean opinion scores predicted from the degraded clip alone, 1 (bad) to 5 (excellent).
+
+    `dnsmos_ovrl`, `dnsmos_sig` and `dnsmos_bak` are the overall, speech and background scores of P.835, `dnsmos_p808`
+    the overall score of P.808. Clips shorter than 9.01 s are repeated, longer ones averaged over 9.01 s windows, as
+    in the original. Samples beyond full scale are cut off, as they are at playback.
+    """
+
+    sampling_rate = dnsmos.SR
+    min_seconds = 0.25
+    uses_reference = False
+    scales = {
+        "dnsmos_ovrl": Scale("DNSMOS OVRL", 1, 5, True),
+        "dnsmos_sig": Scale("DNSMOS SIG", 1, 5, True),
+        "dnsmos_bak": Scale("DNSMOS BAK", 1, 5, True),
+        "dnsmos_p808": Scale("DNSMOS P.808", 1, 5, True),
+    }
+    cite = """\
+@inproceedings{reddy2022dnsmos,
+  title={{DNSMOS P.835}: A non-intrusive perceptual objective speech quality metric to evaluate noise suppressors},
+  author={Reddy, Chandan KA and Gopal, Vishak and Cutler, Ross},
+  booktitle={ICASSP},
+  year={2022}
+}"""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        models = Path(dnsmos.__file__).parent / "dnsmos_models"
+        p835, p808 = str(models / "sig_bak_ovr.onnx"), str(models / "model_v8.onnx")
+        self.network = dnsmos.DNSMOS(p835, p808)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # processes share the work; threads would only fight over the cores
+        self.network.onnx_sess = onnxruntime.InferenceSession(p835, options)
+        self.network.p808_onnx_sess = onnxruntime.InferenceSession(p808, options)
+
+    def score(self, prediction: np.ndarray, reference: None = None) -> dict[str, float]:
+        scores = self.network(np.clip(prediction, -1, 1), self.sampling_rate, is_personalized_MOS=False)
+        return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak", "p808")}
