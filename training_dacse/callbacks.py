@@ -11,21 +11,21 @@ class TimeBudget(TrainerCallback, ExportableState):
 
     Args:
         max_seconds: the budget.
-        spent: seconds used by earlier processes of the same run.
     """
 
-    def __init__(self, max_seconds: float, spent: float = 0.0):
-        self.max_seconds, self.spent, self.started = max_seconds, spent, None
+    def __init__(self, max_seconds: float):
+        self.max_seconds, self.spent, self.started = max_seconds, 0.0, None
 
     def state(self) -> dict:
-        return {"args": {"max_seconds": self.max_seconds, "spent": self.elapsed()}, "attributes": {}}
+        return {"args": {"max_seconds": self.max_seconds}, "attributes": {"spent": self.elapsed()}}
 
     def elapsed(self) -> float:
         """Seconds of training so far."""
         return self.spent + (time.monotonic() - self.started if self.started is not None else 0.0)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.started = time.monotonic()
+        saved = state.stateful_callbacks.get("TimeBudget", {})  # of the checkpoint a run goes on from
+        self.spent, self.started = saved.get("attributes", {}).get("spent", 0.0), time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.elapsed() >= self.max_seconds:

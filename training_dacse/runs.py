@@ -48,6 +48,7 @@ def token_caches(data: DataArguments, output_dir: str, config: DacSeConfig) -> t
         return corpus_pairs(speech, data.recipe, rate, hop, **sources, **common, **options)
 
     folder = Path(data.cache or Path(output_dir) / "tokens")
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():
         caches = []
         for split, seed in (("train", data.pairs_seed), ("valid", data.pairs_seed + 1)):
