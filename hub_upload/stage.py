@@ -1,0 +1,109 @@
+"""Writes a complete, self-contained repository of a model: weights, codec, remote code, samples, card.
+
+Knows no Hub beyond loading from it.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import soundfile
+import torch
+from peft import PeftModel
+from transformers.utils import cached_file
+
+from modeling_dacse import DacSeForEnhancement
+from pipeline_dacse import AudioEnhancementPipeline
+from processing_dacse import DacSeProcessor
+
+from .card import Facts, Sample, model_card
+
+KEPT_FOLDERS = ("adapters", "evaluation", ".eval_results")  # of a checkpoint, taken over as they stand
+SHARD_SIZE = "5GB"
+LAYOUT = (
+    "num_codebooks",
+    "codebook_size",
+    "first_code_id",
+    "bos_token_id",
+    "pad_token_id",
+    "eos_token_id",
+    "start_clean_token_id",
+    "unk_token_id",
+)
+
+
+def open_checkpoint(
+    source: str, codec: str | None = None, dtype: torch.dtype | None = None, adapter: str | None = None
+) -> AudioEnhancementPipeline:
+    """Loads a checkpoint on the CPU, with this package's classes whatever code lies beside it.
+
+    Args:
+        source: directory or Hub id of a dacse repository, or of a plain Llama of its token layout.
+        codec: directory or Hub id of the `DacModel` it speaks, if none is in `source`.
+        dtype: of the language model; by default as stored. The codec stays in float32.
+        adapter: directory or Hub id of a LoRA adapter to be merged into the weights, in float32.
+
+    Raises:
+        ValueError: the weights are pickles only, there is no codec, or the token layout contradicts it.
+    """
+    refuse_pickled_weights(source)
+    model = DacSeForEnhancement.from_pretrained(source, dtype="auto", use_safetensors=True)
+    stored = model.dtype
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
+    model = model.to(dtype or stored).eval()
+    return AudioEnhancementPipeline(model, processor=find_processor(source, codec, model), device="cpu")
+
+
+def refuse_pickled_weights(source: str) -> None:
+    folder = Path(source)
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{source} holds its weights as a pickle ({pickles[0]}), which can run code when loaded; "
+            "have its author save it with safetensors"
+        )
+
+
+def find_processor(source: str, codec: str | None, model: DacSeForEnhancement) -> DacSeProcessor:
+    if codec is not None:
+        return DacSeProcessor.from_codec(codec, **{name: getattr(model.config, name) for name in LAYOUT})
+    if cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False) is None:
+        raise ValueError(f"{source} holds no processor; give its codec, such as --codec descript/dac_44khz")
+    return DacSeProcessor.from_pretrained(source)
+
+
+def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, name: str, files_at: str = "") -> None:
+    """Fills `folder` with everything a repository of the model needs.
+
+    Args:
+        enhance: the model, from `open_checkpoint`.
+        source: what it was opened from. If that is a directory, `card.yaml` in it states the facts of the card and
+            names recordings to be heard before and after, and its adapters and evaluation files are taken over.
+        folder: an existing, empty folder.
+        name: what a user loads the model by.
+        files_at: what stands before a file's path in the card's links (see `model_card`).
+    """
+    origin = Path(source)
+    facts = Facts.read(origin)
+    if facts.base_model is None and not origin.is_dir():
+        facts = replace(facts, base_model=source)
+    enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    for kept in KEPT_FOLDERS:
+        if (origin / kept).is_dir():
+            shutil.copytree(origin / kept, folder / kept)
+    for sample in facts.samples:
+        write_sample(enhance, origin / sample.file, folder, sample)
+    facts = replace(facts, samples=[Sample(sample.before, sample.title) for sample in facts.samples])
+    facts.write(folder)
+    card = model_card(name, enhance.model, enhance.processor, facts, files_at)
+    (folder / "README.md").write_text(card)
+
+
+def write_sample(enhance: AudioEnhancementPipeline, recording: Path, folder: Path, sample: Sample) -> None:
+    """Writes a recording and what the model makes of it, as 16-bit FLAC."""
+    (folder / sample.before).parent.mkdir(exist_ok=True)
+    waveform, rate = enhance.processor.load_audio(recording)
+    soundfile.write(folder / sample.before, waveform.T, rate)
+    out = enhance(recording)
+    soundfile.write(folder / sample.after, out["audio"].T, out["sampling_rate"])

@@ -1,0 +1,51 @@
+"""Verification runs a repository as a stranger would, and finds what would fail there."""
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from hub_upload.verify import foreign_code, probe_waveform, verify
+from tests.tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(repository, tmp_path):
+    return shutil.copytree(repository, tmp_path / "copy")
+
+
+def test_a_staged_repository_gives_the_same_output_without_the_package_and_the_network(repository):
+    verify(repository, tiny_pipeline())
+
+
+def test_a_repository_with_other_weights_than_the_checkpoint_is_found_out(copy):
+    weights = load_file(copy / "model.safetensors")
+    weights["model.norm.weight"] *= -1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="its ids differ from the checkpoint's"):
+        verify(copy, tiny_pipeline())
+
+
+def test_code_that_needs_the_package_is_found_out(copy):
+    code = copy / "pipeline_dacse.py"
+    code.write_text("import pipeline_dacse  # hidden from the library's scan of imports\n" + code.read_text())
+    assert foreign_code(copy) == ["pipeline_dacse.py"]
+    with pytest.raises(PermissionError, match=r"pipeline_dacse\.py in .* --trust-remote-code"):
+        verify(copy, tiny_pipeline())
+    with pytest.raises(ValueError, match="does not load in a process without this package: .*pipeline_dacse"):
+        verify(copy, tiny_pipeline(), trust_remote_code=True)
+
+
+def test_the_probe_ends_inside_a_frame():
+    processor = tiny_pipeline().processor
+    probe = probe_waveform(processor)
+    assert probe.dtype == np.float32 and len(probe) % processor.hop_length
+    assert len(probe) > 3 * processor.hop_length
