@@ -114,6 +114,9 @@ class DacSeConfig(LlamaConfig):
 
         The authors' repository is a plain Llama. Its keys mean what Llama's defaults make of them; its special ids
         are dropped, because the released trainer wrote ids there (bos 1, pad 0) that its tokenizer contradicts.
+
+        Raises:
+            ValueError: If the repository holds another architecture.
         """
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "llama":
@@ -121,6 +124,11 @@ class DacSeConfig(LlamaConfig):
             for name in LAYOUT_IDS:
                 config_dict.pop(name, None)
             config_dict |= {"model_type": cls.model_type, "architectures": ["DacSeForEnhancement"]}
+        elif config_dict.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {config_dict['model_type']} model: give a {cls.model_type} one, "
+                "or a plain Llama of the same token layout"
+            )
         return config_dict, kwargs
 
     @classmethod

@@ -46,12 +46,18 @@ def check_device(device: int | str | torch.device | None) -> None:
         raise ValueError(f"device {str(device)!r} is not here; {device.type} has {backend.device_count()}")
 
 
+def check_dtype(dtype: str | torch.dtype | None) -> None:
+    """Raises ValueError if `pipeline()`, which turns the names of dtypes into dtypes, left this one as it was."""
+    if isinstance(dtype, str) and dtype != "auto":
+        raise ValueError(f"dtype {dtype!r} is unknown; give 'auto', 'float32', 'bfloat16' or 'float16'")
+
+
 def check_model(model: PreTrainedModel) -> None:
     """Raises ValueError unless the model is one of ours."""
     if model.config.model_type != "dacse":
         raise ValueError(
-            f"{_name(model)} is a {model.config.model_type} model; audio-enhancement takes a dacse model, or a plain"
-            " Llama directory of its token layout"
+            f"{_name(model)} is a {model.config.model_type} model of {model.config.vocab_size} ids; audio-enhancement"
+            " takes a dacse model, or the directory of a plain Llama of the released token layout (9221 ids)"
         )
 
 

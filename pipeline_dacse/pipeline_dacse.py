@@ -16,7 +16,15 @@ from transformers import DacModel, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.base import ChunkPipeline, pad_collate_fn
 
-from .companions_dacse import check_device, check_layout, check_model, find_processor, new_processor, use_adapter
+from .companions_dacse import (
+    check_device,
+    check_dtype,
+    check_layout,
+    check_model,
+    find_processor,
+    new_processor,
+    use_adapter,
+)
 from .recording_dacse import EnhancedWindow, Recording, Window, cut_recording, open_recording, render_recording
 from .windows_dacse import check_regions, overlap_frames, window_frames
 
@@ -63,6 +71,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
     ):
         check_model(model)
         check_device(kwargs.get("device"))
+        check_dtype(kwargs.get("dtype"))
         if codec is not None:
             processor = new_processor(model, codec)
         elif processor is None:
