@@ -1,0 +1,173 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import DacFeatureExtractor
+
+from processing_dacse.codec_dacse import (
+    codec_from_descript,
+    decode_blocks,
+    decode_in_pieces,
+    decode_margin,
+    encode_blocks,
+    encode_in_pieces,
+    encode_margin,
+)
+from tests.tiny import tiny_codec
+
+GOLDENS = Path(__file__).parent / "goldens"
+RATIOS = [[2, 4], [4, 2], [3, 5], [2, 3, 4], [7]]
+CODECS = {tuple(ratios): tiny_codec(downsampling_ratios=ratios).double() for ratios in RATIOS}
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.double, generator=torch.Generator().manual_seed(seed)) / 3
+
+
+def random_codes(codec, batch: int, frames: int) -> torch.Tensor:
+    shape = (batch, codec.config.n_codebooks, frames)
+    return torch.randint(codec.config.codebook_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+def piece_seconds(codec, frames: int) -> float:
+    return frames * codec.config.hop_length / codec.config.sampling_rate
+
+
+def encode_whole(codec, waveform: torch.Tensor) -> torch.Tensor:
+    padded = torch.nn.functional.pad(waveform, (0, -waveform.shape[1] % codec.config.hop_length))
+    with torch.inference_mode():
+        return codec.encode(padded[:, None].to(codec.dtype)).audio_codes
+
+
+def decode_whole(codec, codes: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return codec.decode(audio_codes=codes).audio_values
+
+
+@given(st.sampled_from(sorted(CODECS)), st.integers(1, 700), st.integers(1, 60))
+@settings(deadline=None, max_examples=40)
+def test_pieces_give_the_codes_of_the_whole_for_every_length(ratios, samples, piece):
+    codec, waveform = CODECS[ratios], noise(2, samples)
+    codes = encode_in_pieces(codec, waveform, piece_seconds(codec, piece))
+    assert codes.shape == (2, codec.config.n_codebooks, math.ceil(samples / codec.config.hop_length))
+    assert torch.equal(codes, encode_whole(codec, waveform))
+
+
+@given(st.sampled_from(sorted(CODECS)), st.integers(1, 120), st.integers(1, 60))
+@settings(deadline=None, max_examples=40)
+def test_pieces_give_the_samples_of_the_whole_for_every_length(ratios, frames, piece):
+    codec = CODECS[ratios]
+    codes = random_codes(codec, 2, frames)
+    waveform = decode_in_pieces(codec, codes, piece_seconds(codec, piece))
+    assert waveform.shape == (2, frames * codec.config.hop_length)  # at odd ratios too
+    # float64 rounds at 1e-16; a sample that misses a neighbour is off by more than 1e-6
+    torch.testing.assert_close(waveform, decode_whole(codec, codes), rtol=0, atol=1e-12)
+
+
+def test_in_float32_all_but_near_ties_are_equal():
+    codec = tiny_codec(downsampling_ratios=[4, 8])
+    waveform = noise(1, 40_000).float()
+    codes = encode_in_pieces(codec, waveform, piece_seconds(codec, 50))
+    assert len(codes.unique()) == codec.config.codebook_size
+    assert (codes != encode_whole(codec, waveform)).float().mean() < 1e-3
+    torch.testing.assert_close(decode_in_pieces(codec, codes, 0.2), decode_whole(codec, codes))
+
+
+@pytest.mark.parametrize("ratios", RATIOS, ids=str)
+def test_margins_are_what_a_frame_sees_and_no_wider(ratios):
+    codec, hop, frames = CODECS[tuple(ratios)], math.prod(ratios), 101
+    waveform = noise(1, 1, frames * hop).requires_grad_()
+    latents = codec.encoder(waveform)
+    latents[..., frames // 2].sum().backward()
+    seen = waveform.grad[0, 0].nonzero() // hop
+    assert max(frames // 2 - seen.min(), seen.max() - frames // 2) == encode_margin(ratios)
+    latents = latents.detach().requires_grad_()
+    codec.decoder(latents)[..., frames // 2 * hop : (frames // 2 + 1) * hop].sum().backward()
+    seen = latents.grad[0].sum(0).nonzero()
+    assert max(frames // 2 - seen.min(), seen.max() - frames // 2) == decode_margin(ratios)
+
+
+@given(st.lists(st.integers(0, 300), max_size=6))
+@settings(deadline=None, max_examples=20)
+def test_blocks_of_any_lengths_are_bit_equal_to_one_block(lengths):
+    codec = tiny_codec()
+    waveform = noise(1, sum(lengths)).float()
+    codes = encode_in_pieces(codec, waveform, 0.02)
+    streamed = list(encode_blocks(codec, waveform.split(lengths, dim=1), 0.02))
+    assert torch.equal(torch.cat([codes[..., :0], *streamed], dim=2), codes)
+    decoded = decode_in_pieces(codec, codes, 0.02)
+    streamed = list(decode_blocks(codec, streamed, 0.02))
+    assert torch.equal(torch.cat([decoded[..., :0], *streamed], dim=1), decoded)
+
+
+def test_a_batch_is_bit_equal_to_its_rows():
+    codec, waveform = tiny_codec(), noise(3, 1000).float()
+    codes = encode_in_pieces(codec, waveform)
+    assert torch.equal(codes, torch.cat([encode_in_pieces(codec, row) for row in waveform.split(1)]))
+    rows = torch.cat([decode_in_pieces(codec, row) for row in codes.split(1)])
+    assert torch.equal(decode_in_pieces(codec, codes), rows)
+
+
+def test_the_codec_never_sees_more_than_a_piece_and_its_margins(monkeypatch):
+    codec, widths = tiny_codec(), []
+    encode, decode = codec.encode, codec.decode
+    monkeypatch.setattr(codec, "encode", lambda x: (widths.append(x.shape[-1] // 8), encode(x))[1])
+    monkeypatch.setattr(
+        codec, "decode", lambda audio_codes: (widths.append(audio_codes.shape[-1]), decode(audio_codes=audio_codes))[1]
+    )
+    decode_in_pieces(
+        codec, encode_in_pieces(codec, noise(1, 8000), piece_seconds(codec, 40)), piece_seconds(codec, 40)
+    )
+    assert len(widths) >= 2 * 1000 // 40
+    assert max(widths) <= 40 + 2 * max(encode_margin([2, 4]), decode_margin([2, 4]))
+
+
+def test_frames_are_counted_as_the_feature_extractor_does():
+    codec = tiny_codec()
+    extractor = DacFeatureExtractor(sampling_rate=8000, hop_length=8)
+    for samples in (1, 7, 8, 9, 400):
+        padded = extractor(noise(samples).float().numpy(), sampling_rate=8000, return_tensors="pt").input_values
+        assert encode_in_pieces(codec, noise(1, samples)).shape[-1] == padded.shape[-1] // 8
+
+
+def test_codes_and_samples_can_be_learned_from():
+    codec = tiny_codec()
+    codes = encode_in_pieces(codec, noise(1, 80))
+    weight = torch.zeros(16, 4, requires_grad=True)
+    torch.nn.functional.embedding(codes, weight).sum().backward()  # refuses inference tensors
+    assert not decode_in_pieces(codec, codes).is_inference()
+
+
+def test_descript_checkpoint_gives_the_codes_and_audio_of_the_original_package():
+    codec = codec_from_descript(GOLDENS / "descript_weights.pth")
+    golden = load_file(GOLDENS / "descript_golden.safetensors")
+    assert codec.config.sampling_rate == 8000 and not codec.training
+    assert len(golden["codes"].unique()) > 10 and golden["decoded"].std() > 0.1  # the golden has something to say
+    assert torch.equal(encode_in_pieces(codec, golden["waveform"]), golden["codes"])
+    # another implementation of the same float32 sums
+    torch.testing.assert_close(decode_in_pieces(codec, golden["codes"]), golden["decoded"], rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent_dim": 24}, "latent_dim is 24; DacModel has only 16"),
+        ({"decoder_rates": [2, 4]}, r"decoder_rates are \[2, 4\]; DacModel has only \[4, 2\]"),
+    ],
+)
+def test_descript_shapes_that_dac_model_lacks_are_refused(change, message, tmp_path):
+    checkpoint = torch.load(GOLDENS / "descript_weights.pth", weights_only=True)
+    checkpoint["metadata"]["kwargs"] |= change
+    torch.save(checkpoint, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=message):
+        codec_from_descript(tmp_path / "weights.pth")
+
+
+def test_a_file_that_is_no_descript_checkpoint_is_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="is no descript-audio-codec checkpoint; it lacks state_dict and metadata"):
+        codec_from_descript(tmp_path / "weights.pth")
