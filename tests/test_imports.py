@@ -78,8 +78,8 @@ def test_travelling_files_import_only_siblings_and_the_core_libraries():
                 assert name in TRAVELLING_MAY_IMPORT or name in sys.stdlib_module_names, f"{path.name}: {name}"
 
 
-def test_every_room_is_packaged_and_linted():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    rooms_here = {room for room in ROOMS if (ROOT / room).is_dir()}
-    assert set(project["tool"]["setuptools"]["packages"]) >= rooms_here
-    assert set(project["tool"]["ruff"]["lint"]["isort"]["known-first-party"]) == ROOMS
+def test_every_room_is_packaged_tested_and_linted():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert {pattern.rstrip("*") for pattern in project["setuptools"]["packages"]["find"]["include"]} == ROOMS
+    assert set(project["ruff"]["lint"]["isort"]["known-first-party"]) == ROOMS
+    assert set(project["pytest"]["ini_options"]["testpaths"]) == ROOMS - {"spaces_app"} | {"tests"}
