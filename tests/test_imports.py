@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "processing_dacse": set(),
     "pipeline_dacse": set(),
     "training_dacse": {"modeling_dacse", "processing_dacse"},
-    "evaluation_dacse": {"pipeline_dacse", "training_dacse"},
+    "evaluation_dacse": {"modeling_dacse", "processing_dacse", "pipeline_dacse", "training_dacse"},
     "hub_upload": {"modeling_dacse", "processing_dacse", "pipeline_dacse"},
     "spaces_app": set(),
 }
