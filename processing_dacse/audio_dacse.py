@@ -111,12 +111,12 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -
         read += block.shape[1]
         resampled = resampler.resample_chunk(np.ascontiguousarray(block.T, dtype=np.float32))
         written += len(resampled)
-        yield resampled.T
+        yield np.ascontiguousarray(resampled.T)
     if resampler is not None:
         # soxr rounds the total its own way; silence behind the end, heard by no sample we keep, makes it long enough
         silence = np.zeros((rate_in // rate_out + 2, len(block)), dtype=np.float32)
         rest = resampler.resample_chunk(silence, last=True)
-        yield rest[: round(read * rate_out / rate_in) - written].T
+        yield np.ascontiguousarray(rest[: round(read * rate_out / rate_in) - written].T)
 
 
 def resample(waveform: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def _blocks(file: sf.SoundFile, name: str, block_seconds: float) -> Iterator[np.
     with file:
         while read < file.frames:
             try:
-                block = file.read(size, dtype="float32", always_2d=True).T
+                block = np.ascontiguousarray(file.read(size, dtype="float32", always_2d=True).T)
             except sf.LibsndfileError as error:
                 raise ValueError(f"{name} is damaged after {read} samples ({error}); {_REMEDY}") from error
             if block.shape[1] == 0:
