@@ -48,7 +48,7 @@ def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
         sampling_rate: of a bare array, in Hz. Every other source knows its own.
 
     Returns:
-        The waveform, float32 (channel, sample), and its sampling rate in Hz.
+        The waveform, float32 (channel, sample), the caller's to change, and its sampling rate in Hz.
 
     Raises:
         ValueError: not audio, damaged, shorter than its header promises, without samples, with NaN or infinity, or an
@@ -183,7 +183,7 @@ def _from_array(array: np.ndarray | torch.Tensor, sampling_rate: int | None) -> 
 
 
 def _full_scale(array: np.ndarray) -> np.ndarray:
-    """Any integer or float type as contiguous float32, integers divided by their full scale.
+    """Copies any integer or float type to contiguous float32, integers divided by their full scale.
 
     >>> _full_scale(np.array([0, 128, 255], dtype=np.uint8))
     array([-1.       ,  0.       ,  0.9921875], dtype=float32)
@@ -191,7 +191,7 @@ def _full_scale(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise ValueError(f"audio array of type {array.dtype}; give integers or floats")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
-        waveform = np.ascontiguousarray(array, dtype=np.float32)
+        waveform = np.array(array, dtype=np.float32, order="C")
     if array.dtype.kind == "f":
         return waveform
     half = np.float32(2.0 ** (8 * array.dtype.itemsize - 1))

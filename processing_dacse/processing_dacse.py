@@ -71,7 +71,10 @@ class DacSeProcessor(ProcessorMixin):
         }
         for name, value in given.items():
             if value not in (None, getattr(self, name)):
-                raise ValueError(f"{name} is {value} in the processor and {getattr(self, name)} in its codec")
+                raise ValueError(
+                    f"{name} is {value} in the processor and {getattr(self, name)} in its codec; "
+                    "give the codec the model was trained with"
+                )
         self.first_code_id = first_code_id
         self.bos_token_id = bos_token_id
         self.pad_token_id = pad_token_id
@@ -82,7 +85,9 @@ class DacSeProcessor(ProcessorMixin):
     @classmethod
     def from_codec(cls, codec: str | os.PathLike | DacModel, **layout: int) -> "DacSeProcessor":
         """A processor around a codec: a `DacModel`, or the Hub name (`"descript/dac_44khz"`) or directory of one."""
-        return cls(codec if isinstance(codec, DacModel) else DacModel.from_pretrained(codec), **layout)
+        if not isinstance(codec, DacModel):
+            codec = DacModel.from_pretrained(codec, use_safetensors=True)
+        return cls(codec, **layout)
 
     @classmethod
     def from_descript(cls, weights_path: str | os.PathLike, **layout: int) -> "DacSeProcessor":
