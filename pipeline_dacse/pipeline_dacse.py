@@ -135,7 +135,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
 
         Yields:
             each recording with its pieces, to be consumed before the next. What is wrong with a recording is raised by
-            its own pieces; the others go on.
+            its own pieces, the others go on; what is wrong with a parameter is raised at once.
         """
         preprocess, forward, postprocess = self._sanitize_parameters(**parameters)
         preprocess = {**self._preprocess_params, **preprocess}
@@ -145,8 +145,10 @@ class AudioEnhancementPipeline(ChunkPipeline):
             raise ValueError("return_confidence belongs to a call; a stream yields audio alone")
         items = _tag_items(recordings, lambda recording: self.preprocess(recording, **preprocess))
         rows = self._run_batches(items, batch_size or self._batch_size or 1, forward)
-        for tag, group in itertools.groupby(rows, key=lambda row: row[0]):
-            yield tag.recording, self._render(_raise_errors(row for _, row in group), **postprocess)
+        return (
+            (tag.recording, self._render(_raise_errors(row for _, row in group), **postprocess))
+            for tag, group in itertools.groupby(rows, key=lambda row: row[0])
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Saves model, processor, codec and the code of all: a directory, or Hub repository, that stands alone."""
@@ -158,6 +160,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
+        self._window_lengths(parameters.get("window_seconds"), parameters.get("overlap_seconds"))
         if "regions" in parameters:
             parameters["regions"] = check_regions(parameters["regions"])
         if not 0 <= parameters.get("strength", 1) <= 1:
@@ -175,9 +178,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         self, audio, sampling_rate=None, window_seconds=None, overlap_seconds=None, regions=None
     ) -> Iterator[dict[str, Any]]:
         """Yields the windows of one recording as prompts."""
-        frame_rate = self.processor.frame_rate
-        length = window_frames(window_seconds, frame_rate, self.model.config.max_frames)
-        overlap = overlap_frames(overlap_seconds, frame_rate, length)
+        length, overlap = self._window_lengths(window_seconds, overlap_seconds)
         recording = open_recording(self.processor, audio, sampling_rate, regions)
         windows = 0
         for window in cut_recording(self.processor, recording, length, overlap):
@@ -190,6 +191,12 @@ class AudioEnhancementPipeline(ChunkPipeline):
                 "window": window,
                 "is_last": torch.tensor([is_last]),
             }
+
+    def _window_lengths(self, window_seconds: float | None, overlap_seconds: float | None) -> tuple[int, int]:
+        """Frames of a window and of an overlap."""
+        frame_rate = self.processor.frame_rate
+        length = window_frames(window_seconds, frame_rate, self.model.config.max_frames)
+        return length, overlap_frames(overlap_seconds, frame_rate, length)
 
     def _forward(
         self, model_inputs, adapter=None, seed=None, return_confidence=False, progress=None, **generate_kwargs

@@ -1,0 +1,5 @@
+"""`python -m dacse`."""
+
+from dacse.cli import main
+
+main()

@@ -1,0 +1,20 @@
+"""The `dacse` command. Each command lives in a file of its own and imports torch only once it has work to do."""
+
+import typer
+
+from dacse.enhance import enhance
+from dacse.info import info
+
+app = typer.Typer(
+    help="Speech enhancement with discrete audio tokens: noisy speech in, clean 44.1 kHz speech out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+app.command()(enhance)
+app.command()(info)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
