@@ -57,6 +57,14 @@ class DacSeTrainingArguments(TrainingArguments):
     max_seconds: float | None = field(
         default=None, metadata={"help": "wall-clock budget over all restarts; the learning rate follows it to its end"}
     )
+    balancing: str = field(
+        default="none",
+        metadata={"help": "of the tasks' losses", "choices": ["none", "uncertainty", "gradnorm", "dwa"]},
+    )
+    balanced_tasks: bool = field(default=False, metadata={"help": "meet every task equally often"})
+    curriculum_steps: int = field(
+        default=0, metadata={"help": "steps from the easiest clips to all of them; 0 for none"}
+    )
     remove_unused_columns: bool = False  # the collator needs them all
     logging_nan_inf_filter: bool = False  # a NaN must be seen
     prediction_loss_only: bool = True  # the trainer measures accuracy itself; logits of a whole set fill the memory

@@ -8,13 +8,15 @@ codes, flattened frame by frame.
 import hashlib
 import json
 import multiprocessing
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from copy import copy
 from itertools import groupby
 from pathlib import Path
 
 import torch
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DacModel
@@ -22,6 +24,7 @@ from transformers import DacModel
 from processing_dacse.codec_dacse import encode_in_pieces
 
 from .recipe import lowest_snr
+from .sources import Clips
 
 CACHE_FEATURES = Features(
     {
@@ -91,6 +94,7 @@ def build_token_cache(
     description = {
         "codec": codec_fingerprint(codec),
         "pairs": pairs.fingerprint,
+        "tasks": pairs.tasks,
         "shard_size": shard_size,
         "num_codebooks": codec.config.n_codebooks,
         "codebook_size": codec.config.codebook_size,
@@ -172,34 +176,102 @@ class TokenCache(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder: str | Path, count: int | None = None, num_codebooks: int | None = None):
-        folder = Path(folder)
-        shards = sorted(folder.glob("tokens-*.parquet"))
+        self.folder = Path(folder)
+        shards = sorted(self.folder.glob("tokens-*.parquet"))
         if not shards:
             raise FileNotFoundError(f"{folder}: no token cache (no tokens-*.parquet)")
-        self.description = json.loads((folder / "cache.json").read_text())
-        tables = {}  # by first row: a cache that has grown may still hold the shorter last shard it had before
-        for shard in shards:
-            tables[shard.stem.split("-")[1]] = shard
+        self.description = json.loads((self.folder / "cache.json").read_text())
+        tables = {shard.stem.split("-")[1]: shard for shard in shards}  # a cache that grew holds its last shard twice
         rows = concatenate_datasets(
             [Dataset.from_parquet(str(shard), keep_in_memory=True) for shard in tables.values()]
         )
-        self.rows = rows.select(range(min(len(rows), count or len(rows)))).with_format("torch")
+        self.rows = rows.select(range(min(len(rows), count or len(rows))))
         self.num_codebooks = num_codebooks or self.description["num_codebooks"]
-        self.task_names: Sequence[str] = self.rows.with_format(None)["task"][:]
-        self.snr_db = torch.tensor(self.rows.with_format(None)["snr_db"][:])
-        self.tasks = sorted(set(self.task_names))
-        self.number = {name: number for number, name in enumerate(self.tasks)}
+        self.tasks: list[str] = self.description["tasks"]
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, index: int) -> dict:
+        row, width = self.rows[index], self.description["num_codebooks"]
+        codes = {side: torch.tensor(row[side]).view(-1, width).T[: self.num_codebooks] for side in ("noisy", "clean")}
+        return {**codes, "task": self.tasks.index(row["task"])}
+
+    @property
+    def task_numbers(self) -> Tensor:
+        """The task of every row, (row,)."""
+        return torch.tensor([self.tasks.index(task) for task in self.rows["task"]])
+
+    @property
+    def snr_db(self) -> Tensor:
+        """The lowest ratio of every row, (row,)."""
+        return torch.tensor(self.rows["snr_db"][:])
+
     @property
     def max_frames(self) -> int:
         """Frames of the longest clip."""
-        width = self.description["num_codebooks"]
-        return max(len(codes) for codes in self.rows.with_format("arrow")["clean"][:]) // width
+        return max(map(len, self.rows["clean"])) // self.description["num_codebooks"]
+
+    def only(self, *tasks: str) -> "TokenCache":
+        """The rows of some tasks; the numbers of the tasks stay.
+
+        Raises:
+            ValueError: there is no row of a task.
+        """
+        for task in tasks:
+            if task not in set(self.rows["task"]):
+                raise ValueError(
+                    f"{self.folder}: no clip of task {task!r}; there are {', '.join(set(self.rows['task']))}"
+                )
+        return self.pick([number for number, task in enumerate(self.rows["task"]) if task in tasks])
+
+    def pick(self, numbers: Sequence[int]) -> "TokenCache":
+        """Some rows, by their numbers."""
+        part = copy(self)
+        part.rows = self.rows.select(numbers)
+        return part
+
+
+class TokensOnTheFly(torch.utils.data.Dataset):
+    """Rows like a cache's, degraded and encoded when they are asked for (by the workers of a loader).
+
+    Args:
+        pairs: `DegradedPairs` or `PairedFiles`.
+        codec: encodes them.
+        count: how many pairs an epoch has.
+        num_codebooks: how many of the first codebooks; all when left out.
+    """
+
+    def __init__(self, pairs, codec: DacModel, count: int, num_codebooks: int | None = None):
+        self.pairs, self.codec, self.count, self.tasks = pairs, codec, count, pairs.tasks
+        self.num_codebooks = num_codebooks or codec.config.n_codebooks
+
+    def __len__(self) -> int:
+        return self.count
 
     def __getitem__(self, index: int) -> dict:
-        row, width = self.rows[index], self.description["num_codebooks"]
-        codes = {side: row[side].long().view(-1, width).T[: self.num_codebooks] for side in ("noisy", "clean")}
-        return {**codes, "task": self.number[row["task"]]}
+        pair = self.pairs[index]
+        noisy, clean = encode_pairs(self.codec, [pair])[0]
+        width = self.num_codebooks
+        return {"noisy": noisy[:width], "clean": clean[:width], "task": self.tasks.index(pair["task"])}
+
+
+def stream_tokens(stream: IterableDataset, pairs, codec: DacModel) -> IterableDataset:
+    """Rows like a cache's from a streamed data set with an `audio` column, read once, never stored.
+
+    A clip is drawn by `pairs.seed` and the name of its recording: the same in any process, worker or order. A launcher
+    that shards the stream (`dispatch_batches=False`) gives every process clips of its own.
+
+    Args:
+        stream: a streamed data set of clean speech.
+        pairs: `DegradedPairs`, for its recipe and its grid; its recordings are not read.
+        codec: encodes the clips.
+    """
+
+    def tokenize(row: dict) -> dict:
+        pair = pairs.degrade(Clips([row["audio"]]), 0, zlib.crc32(Path(row["audio"]["path"]).name.encode()))
+        noisy, clean = encode_pairs(codec, [pair])[0]
+        return {"noisy": noisy.tolist(), "clean": clean.tolist(), "task": pairs.tasks.index(pair["task"])}
+
+    undecoded = stream.cast_column("audio", Audio(decode=False))
+    return undecoded.map(tokenize, remove_columns=stream.column_names).with_format("torch")

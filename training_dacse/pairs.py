@@ -1,6 +1,7 @@
 """Pairs of noisy and clean waveforms: clean clips degraded on the fly, or recordings in pairs. Knows no token."""
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -53,7 +54,7 @@ class DegradedPairs:
             )
         self.clip_seconds = (shortest, min(longest, max_seconds))
         self.tasks_in_turn = tasks_in_turn
-        self.speech = speech.at_least(recipe.clip_seconds[0])
+        self.speech = speech.at_least(recipe.clip_seconds[0], skip_broken)
         self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
         self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
 
@@ -64,26 +65,34 @@ class DegradedPairs:
         parts = (self.speech.fingerprint, self.recipe.fingerprint, grid, self.seed, self.tasks_in_turn)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.recipe.tasks)
+
     def __getitem__(self, index: int) -> dict:
-        rng = np.random.default_rng((self.seed, index))
-        while True:
-            file = int(rng.integers(len(self.speech)))
+        for attempt in itertools.count():
+            file = int(np.random.default_rng((self.seed, index, attempt)).integers(len(self.speech)))
             try:
-                clean = self.crop(file, rng)
-                break
+                return self.degrade(self.speech, file, index)
             except (OSError, ValueError) as error:
                 if not self.skip_broken:
                     raise
                 self.skipped += 1
                 logger.warning("skipped (%d so far): %s", self.skipped, error)
-        task = list(self.recipe.tasks)[index % len(self.recipe.tasks)] if self.tasks_in_turn else None
+
+    def degrade(self, speech: Clips, file: int, index: int) -> dict:
+        """A pair from one recording of `speech`, drawn by (seed, index)."""
+        rng = np.random.default_rng((self.seed, index))
+        clean = self.crop(speech, file, rng)
+        task = self.tasks[index % len(self.tasks)] if self.tasks_in_turn else None
         noisy, clean, task, parameters = self.recipe.degrade(clean, self.sampling_rate, rng, task)
         return {"noisy": noisy, "clean": clean, "task": task, "parameters": parameters}
 
-    def crop(self, file: int, rng: np.random.Generator) -> np.ndarray:
+    def crop(self, speech: Clips, file: int, rng: np.random.Generator) -> np.ndarray:
         """A stretch of one recording, a whole number of frames long."""
         shortest, longest = (self.whole_frames(seconds) for seconds in self.clip_seconds)
-        waveform = self.speech.audible_crop(file, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
+        waveform = speech.audible_crop(file, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
         usable = max(shortest, waveform.shape[-1] // self.hop_length * self.hop_length)
         return fit_length(waveform, min(usable, longest))
 
@@ -106,7 +115,7 @@ class PairedFiles:
     def __init__(
         self, folder: str | Path, sampling_rate: int, hop_length: int, max_seconds: float, task: str = "pairs"
     ):
-        self.sampling_rate, self.hop_length, self.task = sampling_rate, hop_length, task
+        self.sampling_rate, self.hop_length, self.tasks = sampling_rate, hop_length, [task]
         self.frames = max(1, math.floor(max_seconds * sampling_rate / hop_length))
         self.clips = []  # (noisy, clean, first frame)
         self.pairs = find_pairs(Path(folder))
@@ -136,7 +145,7 @@ class PairedFiles:
         pair = {"noisy": self.read(noisy, first), "clean": self.read(clean, first)}
         if first == 0 and rms(pair["clean"]) == 0:
             raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
-        return {**pair, "task": self.task, "parameters": {}}
+        return {**pair, "task": self.tasks[0], "parameters": {}}
 
     def read(self, path: Path, first: int) -> np.ndarray:
         """The clip that starts at frame `first`, mono at the grid's rate, a whole number of frames long."""

@@ -67,8 +67,6 @@ def token_caches(data: DataArguments, output_dir: str, config: DacSeConfig) -> t
 
 def make_trainer(model, args: DacSeTrainingArguments, train, valid) -> DacSeTrainer:
     """The trainer of a stage over two token caches."""
-    if train.tasks != valid.tasks:
-        valid.tasks, valid.number = train.tasks, train.number
     return DacSeTrainer(
         model=model,
         args=args,

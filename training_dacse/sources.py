@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.random import Generator
 from processing_dacse.audio_dacse import resample
 
 from .degradations import fit_length, rms
+
+logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"}
 SILENCE_RMS = 1e-3  # -60 dB: a clean crop below this teaches nothing but silence
@@ -41,11 +44,26 @@ class Clips:
         file = self.files[index]
         return io.BytesIO(file["bytes"]) if isinstance(file, dict) and file["bytes"] else self.name(index)
 
-    def at_least(self, seconds: float) -> "Clips":
+    def duration(self, index: int) -> float:
+        """Seconds of a recording, as its header says."""
+        try:
+            return soundfile.info(self.open(index)).duration
+        except soundfile.LibsndfileError as error:
+            raise OSError(f"{self.name(index)}: cannot be read as audio ({error}); remove or convert it") from error
+
+    def at_least(self, seconds: float, skip_broken: bool = False) -> "Clips":
         """The recordings that last at least so long (headers are read where the lengths are not known)."""
         known = self.seconds
         if known is None:
-            known = [soundfile.info(self.open(index)).duration for index in range(len(self))]
+            known = []
+            for index in range(len(self)):
+                try:
+                    known.append(self.duration(index))
+                except OSError as error:
+                    if not skip_broken:
+                        raise
+                    logger.warning("skipped: %s", error)
+                    known.append(0.0)
         kept = [index for index, duration in enumerate(known) if duration >= seconds]
         if not kept:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""`Trainer` for token sequences of several tasks: loss per task, accuracy per codebook, a wall-clock budget.
+"""`Trainer` for token sequences of several tasks: measures and balances them, stops at a NaN or a wall-clock budget.
 
 Knows batches as `TokenCollator` makes them; knows no audio.
 """
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
+from .balancing import BALANCINGS
 from .callbacks import TimeBudget
 from .collator import IGNORED
+from .sampling import TaskSampler
 
 
 class TaskMeter:
@@ -63,6 +65,9 @@ class DacSeTrainer(Trainer):
         self.train_meter, self.eval_meter = (
             TaskMeter(tasks, self.layout.num_codebooks, self.args.device) for _ in range(2)
         )
+        self.balancing = BALANCINGS[self.args.balancing](len(self.tasks))
+        self.add_callback(self.balancing)
+        self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step
         self.budget = None
         if self.args.max_seconds:
             self.budget = TimeBudget(self.args.max_seconds)
@@ -83,10 +88,48 @@ class DacSeTrainer(Trainer):
         )
         row_loss, row_tokens = flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
         self.measure(task, row_loss.detach(), row_tokens, logits.detach(), targets)
+        if model.training and self.args.balancing != "none":
+            self.watch_tasks(task, row_loss, row_tokens)
+            row_loss = row_loss * self.balancing.weights.to(row_loss)[task]
         loss = row_loss.sum() / (row_tokens.sum() if num_items_in_batch is None else num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def watch_tasks(self, task: Tensor, row_loss: Tensor, row_tokens: Tensor) -> None:
+        """Adds a batch to what the balancing is told after the step."""
+        self.step_sums[0].index_add_(0, task, row_loss.detach())
+        self.step_sums[1].index_add_(0, task, row_tokens.float())
+        if self.balancing.needs_gradient_norms:
+            shared = self.accelerator.unwrap_model(self.model).model.layers[-1].mlp.down_proj.weight
+            for number in task.unique():
+                mean = row_loss[task == number].sum() / row_tokens[task == number].sum()
+                (gradient,) = torch.autograd.grad(mean, shared, retain_graph=True)
+                self.step_sums[2, number] += gradient.norm() * row_tokens[task == number].sum()
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.args.balancing != "none" and self.accelerator.sync_gradients:
+            loss_sum, tokens, norm_sum = self.accelerator.reduce(self.step_sums, "sum").cpu()
+            count = tokens.clamp(min=1)
+            self.balancing.update(loss_sum / count, tokens > 0, norm_sum / count)
+            self.step_sums.zero_()
+        return loss
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not hasattr(dataset, "task_numbers"):
+            return super()._get_train_sampler(train_dataset)
+        return TaskSampler(
+            dataset.task_numbers,
+            dataset.snr_db,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            balanced=self.args.balanced_tasks,
+            curriculum_examples=self.args.curriculum_steps
+            * self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size,
+        )
 
     @torch.no_grad()
     def measure(self, task: Tensor, loss: Tensor, tokens: Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -101,6 +144,9 @@ class DacSeTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             logs.update(self.train_meter.read(self.accelerator, ""))
+            if self.args.balancing != "none":
+                weights = zip(self.tasks, self.balancing.weights.tolist(), strict=True)
+                logs.update({f"weight/{task}": weight for task, weight in weights})
             self.stop_unless_finite(logs)
         if "eval_loss" in logs:
             logs.update(self.eval_meter.read(self.accelerator, "eval_"))

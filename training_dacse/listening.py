@@ -1,0 +1,70 @@
+"""Enhances the same few clips at every evaluation and logs them to TensorBoard. Knows codes, codec and generation."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from transformers import DacModel, TrainerCallback
+
+from processing_dacse.codec_dacse import decode_in_pieces
+from processing_dacse.codes_dacse import codes_to_ids, ids_to_codes
+
+
+class AudioCallback(TrainerCallback):
+    """Writes noisy, enhanced and clean audio with spectrograms under `OUTPUT/audio`.
+
+    Args:
+        clips: held-out rows (`noisy` and `clean` codes), by name.
+        codec: turns codes into samples.
+        output_dir: of the run.
+    """
+
+    def __init__(self, clips: dict[str, dict], codec: DacModel, output_dir: str | Path):
+        self.clips, self.codec = clips, codec
+        self.folder, self.writer = Path(output_dir) / "audio", None
+
+    def on_evaluate(self, args, state, control, model, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        first = self.writer is None
+        self.writer = self.writer or SummaryWriter(self.folder)
+        for name, clip in self.clips.items():
+            if first:
+                self.show(f"{name}/noisy", clip["noisy"], 0)
+                self.show(f"{name}/clean", clip["clean"], 0)
+            self.show(f"{name}/enhanced", enhance_codes(model, clip["noisy"]), state.global_step)
+        self.writer.flush()
+
+    def show(self, name: str, codes: Tensor, step: int) -> None:
+        """Logs one clip's audio and spectrogram."""
+        waveform = self.decode(codes)
+        self.writer.add_audio(name, waveform[None], step, self.codec.config.sampling_rate)
+        self.writer.add_image(f"{name}/spectrogram", spectrogram(waveform), step, dataformats="HW")
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (codebook, frame) as a waveform (sample,)."""
+        return decode_in_pieces(self.codec, codes[None].to(self.codec.device))[0].float().cpu().clamp(-1, 1)
+
+
+@torch.inference_mode()
+def enhance_codes(model, noisy: Tensor) -> Tensor:
+    """Greedy clean codes (codebook, frame) for noisy ones of one clip."""
+    config, training = model.config, model.training
+    model.eval()
+    ids = codes_to_ids(noisy[None], config.codebook_size, config.first_code_id)
+    bos, start = (torch.full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
+    prompt = torch.cat([bos, ids, start], 1).to(model.device)
+    generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False)
+    model.train(training)
+    clean = generated[:, prompt.shape[1] :][:, : ids.shape[1]].cpu()
+    return ids_to_codes(clean, config.num_codebooks, config.codebook_size, config.first_code_id)[0]
+
+
+def spectrogram(waveform: Tensor, floor_db: float = -80.0) -> Tensor:
+    """Magnitudes in dB below the highest, 0 (floor) to 1, low frequencies at the bottom, (frequency, frame)."""
+    length = min(1024, len(waveform))
+    spectrum = torch.stft(waveform, length, length // 4, window=torch.hann_window(length), return_complex=True).abs()
+    decibels = 20 * torch.log10(spectrum / spectrum.max().clamp(min=1e-8) + 1e-8)
+    return (1 - decibels.clamp(min=floor_db) / floor_db).flip(0)
