@@ -1,0 +1,72 @@
+"""Puts what a system returned where it belongs: same rate, same length, same time, same level. Knows no metric."""
+
+import numpy as np
+import soxr
+from scipy.signal import correlate, correlation_lags
+
+MAX_DELAY_SECONDS = 0.1
+FFT_SIZE = 1024
+
+
+def find_delay(output: np.ndarray, heard: np.ndarray, longest: int) -> int:
+    """Samples by which `output` lags behind `heard`, both (sample,): the peak of their correlation within +-`longest`.
+
+    >>> heard = np.random.default_rng(0).standard_normal(100)
+    >>> find_delay(np.roll(heard, 7), heard, longest=20)
+    7
+    """
+    lags = correlation_lags(len(output), len(heard))
+    correlation = np.abs(correlate(output, heard, method="fft"))
+    return int(lags[np.argmax(np.where(np.abs(lags) <= longest, correlation, -1.0))])
+
+
+def shift(waveform: np.ndarray, delay: int, num_samples: int) -> np.ndarray:
+    """Takes `delay` samples off the start of (sample,), or puts them on, and makes it `num_samples` long with zeros.
+
+    >>> shift(np.array([1.0, 2.0, 3.0]), 1, 3), shift(np.array([1.0, 2.0, 3.0]), -1, 3)
+    (array([2., 3., 0.]), array([0., 1., 2.]))
+    """
+    waveform = waveform[delay:] if delay > 0 else np.pad(waveform, (-delay, 0))
+    return np.pad(waveform, (0, max(0, num_samples - len(waveform))))[:num_samples]
+
+
+def spectral_gain(waveform: np.ndarray, reference: np.ndarray) -> float:
+    """The gain that brings the speech in a waveform (sample,) to the level of the reference.
+
+    Least squares between magnitude spectrograms, seen from the reference: where noise was added the gain stays near 1,
+    and the phase, which generative systems choose anew, does not matter. 1 when they share nothing.
+
+    >>> x = np.random.default_rng(0).standard_normal(5000)
+    >>> round(spectral_gain(0.5 * x, x), 6)
+    2.0
+    """
+    spectra = [magnitudes(x) for x in (waveform, reference)]
+    shared = float(np.vdot(*spectra))
+    return float(np.vdot(spectra[1], spectra[1])) / shared if shared > 0 else 1.0
+
+
+def magnitudes(waveform: np.ndarray) -> np.ndarray:
+    """Magnitude spectrogram (frame, bin) of (sample,)."""
+    padded = np.pad(waveform, (0, FFT_SIZE))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[:: FFT_SIZE // 2]
+    return np.abs(np.fft.rfft(frames * np.hanning(FFT_SIZE)))
+
+
+def align(
+    output: np.ndarray, output_rate: int, heard: np.ndarray, reference: np.ndarray | None, sampling_rate: int
+) -> tuple[np.ndarray, int, float]:
+    """Prepares a system's output for scoring.
+
+    Args:
+        output: what the system returned, (sample,) at `output_rate`.
+        heard: what it was given, (sample,) at `sampling_rate`: the delay is found against it.
+        reference: the clean recording, (sample,), for the level; None leaves the level alone.
+
+    Returns:
+        the output at `sampling_rate`, as long as `heard`, and the delay (samples) and gain that were taken out.
+    """
+    output = soxr.resample(output, output_rate, sampling_rate, quality="HQ")
+    delay = find_delay(output, heard, round(MAX_DELAY_SECONDS * sampling_rate))
+    output = shift(output, delay, len(heard))
+    gain = 1.0 if reference is None else spectral_gain(output, reference)
+    return (output * np.float32(gain)).astype(np.float32), delay, gain

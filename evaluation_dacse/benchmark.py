@@ -1,0 +1,255 @@
+"""Runs systems over a test set and scores them: one folder per run, resumable, and the summary everything else reads.
+
+FOLDER/run.json        what was compared: test set, versions of the systems
+FOLDER/audio/SYSTEM/   aligned output of each clip, 16-bit FLAC
+FOLDER/timing.jsonl    one line per system and clip as it was enhanced
+FOLDER/scores.jsonl    one line per system, clip and metric as it was scored
+FOLDER/clips.parquet   one row per system and clip: scores, time, memory, delay, gain
+FOLDER/summary.json    means, intervals and paired differences, per task and overall
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import pandas
+
+from .metrics import OFFLINE_METRICS, metric_class
+from .statistics import interval
+from .systems import SYSTEMS
+from .testsets import TestSet, write_json
+from .workers import enhance_clip, run_in_workers, score_clip, start_metrics, start_system
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+
+
+def run_benchmark(
+    test_set: TestSet,
+    systems: Sequence[str],
+    folder: str | Path,
+    metrics: Sequence[str] = OFFLINE_METRICS,
+    against: str = "noisy",
+    processes: int = 1,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, of: None,
+) -> dict:
+    """Enhances and scores every clip with every system, skipping what `folder` already holds.
+
+    Args:
+        test_set: what to enhance.
+        systems: specs as `load_system` takes them.
+        folder: of the run.
+        metrics: specs as `load_metric` takes them; those that need a reference are left out where there is none.
+        against: the system that paired differences are taken against, besides `noisy`.
+        processes: workers, one CPU core each; their number changes no value.
+        device: where networks of torch run.
+        progress: called as clips are done.
+
+    Returns:
+        the content of `summary.json`, see `summarize`.
+
+    Raises:
+        ValueError: `folder` holds another test set, or a system that has changed since; a system cannot be run.
+        ImportError: a system's or metric's package is missing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paired = all(clip.clean for clip in test_set.clips)
+    if not paired and (needing := [name for name in systems if name.startswith(("clean", "codec"))]):
+        raise ValueError(f"{', '.join(needing)} cannot run on {test_set.name}: it has no clean recordings")
+    metrics = [spec for spec in metrics if paired or not metric_class(spec).uses_reference]
+    scales = {name: vars(scale) for spec in metrics for name, scale in metric_class(spec).scales.items()}
+    run = claim(folder, test_set, systems)
+    for system in systems:
+        enhance_all(test_set, system, folder, processes, device, progress)
+    score_all(test_set, systems, metrics, folder, processes, device, progress)
+    clips = collect(folder, test_set, systems, metrics)
+    clips.to_parquet(folder / "clips.parquet.tmp", index=False)
+    (folder / "clips.parquet.tmp").rename(folder / "clips.parquet")
+    summary = {**run, "metrics": scales, "systems": summarize(clips, list(scales), against)}
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
+    """Writes what is compared into `run.json`, or checks it against what is written there."""
+    path = folder / "run.json"
+    described = {
+        "name": test_set.name,
+        "checksum": test_set.checksum,
+        "clips": len(test_set.clips),
+        "tasks": dict(Counter(clip.task for clip in test_set.clips)),
+    }
+    run = json.loads(path.read_text()) if path.exists() else {"test_set": described, "versions": {}}
+    if run["test_set"] != described:
+        raise ValueError(f"{folder} holds a run on {run['test_set']}, now {described}; give another folder")
+    for system in systems:
+        version = system_version(system)
+        if run["versions"].setdefault(system, version) != version:
+            raise ValueError(
+                f"system {system!r} was {run['versions'][system]} and is {version} now; give another folder"
+            )
+    run["environment"] = environment()
+    write_json(path, run)
+    return run
+
+
+def system_version(spec: str) -> str:
+    """The version of a rival's package, or a hash of the files of a local checkpoint."""
+    head, _, adapter = spec.partition("+")
+    name, _, model = head.partition(":")
+    if name in SYSTEMS:
+        package = SYSTEMS[name][1]
+        return metadata.version(package) if package else "-"
+    if name in ("dacse", "codec"):
+        import importlib.resources
+
+        model = model or str(importlib.resources.files("dacse") / "tiny")
+    if not Path(model).is_dir():
+        return "Hub"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(model).rglob("*") if path.is_file()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def environment() -> dict:
+    """Hardware and versions, for the table's foot."""
+    packages = ("torch", "transformers", "numpy", "onnxruntime", "speechmos", "pesq", "pystoi")
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+    }
+
+
+def slug(system: str) -> str:
+    """A system's name as a folder's.
+
+    >>> slug("dacse:org/dac-se1+dereverb")
+    'dacse-org-dac-se1-dereverb'
+    """
+    return re.sub(r"[^\w.-]+", "-", system)
+
+
+def audio_path(folder: Path, system: str, clip: str) -> Path:
+    """Where a system's output stands."""
+    return folder / "audio" / slug(system) / f"{clip}.flac"
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The lines of a JSON-lines file; the last one only if it was written whole."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_text().rpartition("\n")
+    return [json.loads(line) for line in whole.split("\n") if line]
+
+
+def append_lines(path: Path, rows: Sequence[dict]) -> None:
+    """Adds lines to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def enhance_all(test_set: TestSet, system: str, folder: Path, processes: int, device: str, progress: Progress) -> None:
+    """Enhances the clips that have not been."""
+    done = {row["clip"] for row in read_lines(folder / "timing.jsonl") if row["system"] == system}
+    missing = [clip for clip in test_set.clips if clip.name not in done]
+    audio_path(folder, system, "").parent.mkdir(parents=True, exist_ok=True)
+    jobs = [(clip, audio_path(folder, system, clip.name)) for clip in missing]
+    if jobs:
+        results = run_in_workers(processes, start_system, (system, device), enhance_clip, jobs)
+        for count, row in enumerate(results, start=1):
+            append_lines(folder / "timing.jsonl", [{"system": system, **row}])
+            progress(f"enhancing: {system}", count, len(jobs))
+
+
+def score_all(
+    test_set: TestSet,
+    systems: Sequence[str],
+    metrics: Sequence[str],
+    folder: Path,
+    processes: int,
+    device: str,
+    progress: Progress,
+) -> None:
+    """Scores the outputs that have not been."""
+    done = {(row["system"], row["clip"], row["metric"]) for row in read_lines(folder / "scores.jsonl")}
+    jobs = []
+    for system in systems:
+        for clip in test_set.clips:
+            missing = [spec for spec in metrics if (system, clip.name, spec) not in done]
+            if missing:
+                jobs.append((system, clip, audio_path(folder, system, clip.name), missing))
+    if jobs:
+        results = run_in_workers(processes, start_metrics, (metrics, device), score_clip, jobs)
+        for count, rows in enumerate(results, start=1):
+            append_lines(folder / "scores.jsonl", rows)
+            progress("scoring", count, len(jobs))
+
+
+def collect(folder: Path, test_set: TestSet, systems: Sequence[str], metrics: Sequence[str]) -> pandas.DataFrame:
+    """One row per system and clip, sorted by both, with every score and the reasons of those that are missing."""
+    tasks = {clip.name: clip.task for clip in test_set.clips}
+    rows = {
+        (row["system"], row["clip"]): {"task": tasks[row["clip"]], **row, "reasons": {}}
+        for row in read_lines(folder / "timing.jsonl")
+        if row["system"] in systems
+    }
+    for row in read_lines(folder / "scores.jsonl"):
+        if row["system"] in systems and row["metric"] in metrics:
+            clip = rows[row["system"], row["clip"]]
+            clip.update(row["values"])
+            if row["reason"]:
+                clip["reasons"][row["metric"]] = row["reason"]
+    clips = pandas.DataFrame([{**row, "reasons": json.dumps(row["reasons"])} for row in rows.values()])
+    clips["system"] = pandas.Categorical(clips["system"], categories=list(systems), ordered=True)
+    return clips.sort_values(["system", "clip"]).astype({"system": str}).reset_index(drop=True)
+
+
+def summarize(clips: pandas.DataFrame, scores: Sequence[str], against: str = "noisy") -> dict:
+    """Condenses the table of clips.
+
+    Returns:
+        for each system `{"overall": scores, "tasks": {task: scores}, "real_time_factor", "peak_memory_mb",
+        "unscorable"}`, where `scores` holds for each name an `interval` and under `"difference"`, by system, the
+        interval of the paired difference against `noisy` and `against` (clips both have a value for).
+    """
+    rivals = [name for name in dict.fromkeys(("noisy", against)) if name in set(clips["system"])]
+    by_clip = {name: clips[clips["system"] == name].set_index("clip") for name in clips["system"].unique()}
+    summary = {}
+    for system, rows in by_clip.items():
+        others = {rival: by_clip[rival].loc[rows.index] for rival in rivals if rival != system}
+        reasons = Counter(
+            f"{metric}: {reason}" for cell in rows["reasons"] for metric, reason in json.loads(cell).items()
+        )
+        summary[system] = {
+            "overall": score_table(rows, others, scores),
+            "tasks": {
+                task: score_table(part, {name: other.loc[part.index] for name, other in others.items()}, scores)
+                for task, part in rows.groupby("task", sort=False)
+            },
+            "real_time_factor": float(rows["elapsed_seconds"].sum() / rows["seconds"].sum()),
+            "peak_memory_mb": float(rows["peak_memory_mb"].max()),
+            "unscorable": dict(reasons),
+        }
+    return summary
+
+
+def score_table(rows: pandas.DataFrame, others: dict[str, pandas.DataFrame], scores: Sequence[str]) -> dict:
+    """Interval and paired differences of every score over some clips."""
+    return {
+        name: {
+            **interval(rows[name].to_numpy(dtype=float)),
+            "difference": {
+                other: interval((rows[name] - table[name]).to_numpy(dtype=float)) for other, table in others.items()
+            },
+        }
+        for name in scores
+    }

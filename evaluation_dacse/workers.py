@@ -1,0 +1,109 @@
+"""What runs in the worker processes: one system enhancing clips, or all metrics scoring them.
+
+Every worker computes on one CPU core, so that their number changes no value and times compare.
+"""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from .alignment import align
+from .metrics import load_metric
+from .systems import Recordings, load_system
+from .testsets import SUBTYPE, Clip, read_clip, read_mono
+
+ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def run_in_workers(
+    processes: int, start: Callable, setup: tuple, work: Callable, jobs: Iterable[tuple]
+) -> Iterator[dict]:
+    """Runs `work(*job)` per job in fresh processes that first ran `start(*setup)`; yields results as they come."""
+    before = {name: os.environ.get(name) for name in ONE_CORE}
+    os.environ.update(ONE_CORE)  # read by the libraries as the new processes load them
+    try:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, start, setup) as pool:
+            futures = {pool.submit(work, *job): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    error.add_note(f"while working on {futures[future]}")
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+loaded = {}  # what this worker process was started with
+
+
+def start_system(spec: str, device: str) -> None:
+    """Loads a system once per process."""
+    loaded["system"] = load_system(spec, device)
+
+
+def enhance_clip(clip: Clip, path: Path) -> dict:
+    """Enhances a clip, aligns the result with what was heard and writes it; returns how it went."""
+    system = loaded["system"]
+    noisy, clean, rate = read_clip(clip)
+    heard = noisy if system.hears == "noisy" else clean
+    started = time.perf_counter()
+    if isinstance(system, Recordings):
+        output, output_rate = system.read(clip.name)
+    else:
+        output, output_rate = system(heard[None], rate)
+    elapsed = time.perf_counter() - started
+    if not np.isfinite(output).all():
+        raise ValueError(f"{clip.name}: the system returned NaN or infinite samples")
+    aligned, delay, gain = align(output[0], output_rate, heard, clean, rate)
+    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+    soundfile.write(temporary, np.clip(aligned, -1, 1), rate, subtype=SUBTYPE)
+    temporary.rename(path)
+    return {
+        "clip": clip.name,
+        "seconds": len(heard) / rate,
+        "elapsed_seconds": elapsed,
+        "delay_ms": 1000 * delay / rate,
+        "gain": gain,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def start_metrics(specs: list[str], device: str) -> None:
+    """Loads the metrics once per process."""
+    loaded["metrics"] = {spec: load_metric(spec, device) for spec in specs}
+
+
+def score_clip(system: str, clip: Clip, path: Path, specs: list[str]) -> list[dict]:
+    """Scores what a system made of a clip by each of the metrics."""
+    array, rate = read_mono(path)
+    reference = None if clip.clean is None else {"array": read_mono(clip.clean)[0], "sampling_rate": rate}
+    rows = []
+    for spec in specs:
+        values, reason = loaded["metrics"][spec].measure({"array": array, "sampling_rate": rate}, reference)
+        rows.append({"system": system, "clip": clip.name, "metric": spec, "values": values, "reason": reason})
+    return rows
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held at once, in MB, its libraries included."""
+    if sys.platform == "linux":  # getrusage would count what the parent process held, too
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
