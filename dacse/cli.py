@@ -4,6 +4,7 @@ import typer
 
 from dacse.enhance import enhance
 from dacse.info import info
+from hub_upload.command import convert, push, verify
 
 app = typer.Typer(
     help="Speech enhancement with discrete audio tokens: noisy speech in, clean 44.1 kHz speech out.",
@@ -13,6 +14,9 @@ app = typer.Typer(
 )
 app.command()(enhance)
 app.command()(info)
+app.command()(push)
+app.command()(convert)
+app.command()(verify)
 
 
 def main() -> None:

@@ -3,15 +3,21 @@
 Knows no repository's state and no weights beyond their number.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from transformers import PreTrainedModel, ProcessorMixin
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 FACTS_NAME = "card.yaml"
 SAMPLES_FOLDER = "samples"
+DATA_FILES = {"tokens": "tokens-*.parquet", "pairs": "data/*.parquet"}
 MODEL_TAGS = ["dacse", "speech-enhancement", "audio", "denoising", "dereverberation", "packet-loss-concealment"]
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "cards"),
@@ -60,10 +66,11 @@ class Facts:
     license: str | None = None  # an identifier of the Hub, such as mit or cc-by-4.0
     base_model: str | None = None  # the model on the Hub that these weights come from
     language: list[str] = field(default_factory=list)  # ISO 639 codes of the speech
-    training_data: list[DataSource] = field(default_factory=list)
+    training_data: list[DataSource] = field(default_factory=list)  # of a data set: its sources
     compute: str | None = None  # hardware and hours of the training
     limits: list[str] = field(default_factory=list)  # of this model, beside those of every model of its kind
     samples: list[Sample] = field(default_factory=list)
+    task: str | None = None  # of an adapter: what it was made for
 
     @classmethod
     def read(cls, folder: Path) -> "Facts":
@@ -134,6 +141,54 @@ def model_card(name: str, model: PreTrainedModel, processor: ProcessorMixin, fac
         window_seconds=f"{model.config.max_frames / processor.frame_rate:.2f}",
         files_at=files_at,
         evaluation="",
+    )
+
+
+def adapter_card(name: str, config: dict, num_bytes: int, facts: Facts) -> str:
+    """The README of an adapter's repository.
+
+    Args:
+        name: the adapter's id on the Hub.
+        config: PEFT's configuration of it.
+        num_bytes: size of its weights.
+        facts: the publisher's, with the base model.
+    """
+    metadata = {
+        "license": facts.license,
+        "language": facts.language,
+        "library_name": "peft",
+        "pipeline_tag": "audio-to-audio",
+        "tags": [*MODEL_TAGS, "lora"],
+        "base_model": facts.base_model,
+        "base_model_relation": "adapter",
+        "datasets": [source.id for source in facts.training_data if source.id],
+    }
+    size = f"{num_bytes / 1e6:.2g} MB"
+    return render(
+        "adapter", metadata, name=name, title=title(name), facts=facts, rank=config["r"], size=size, evaluation=""
+    )
+
+
+def dataset_card(name: str, kind: str, rows: "Dataset", details: dict, facts: Facts) -> str:
+    """The README of a data set's repository.
+
+    Args:
+        name: the data set's id on the Hub.
+        kind: "tokens" or "pairs".
+        rows: the data set, as `datasets` loads it.
+        details: of a token cache: what it was made from.
+        facts: the publisher's.
+    """
+    metadata = {
+        "license": facts.license,
+        "language": facts.language,
+        "task_categories": ["audio-to-audio"],
+        "tags": ["dacse", "speech-enhancement", "audio"],
+        "configs": [{"config_name": "default", "data_files": DATA_FILES[kind]}],
+    }
+    tasks = sorted(Counter(rows["task"]).items()) if kind == "tokens" else []
+    return render(
+        kind, metadata, name=name, title=title(name), facts=facts, num_rows=len(rows), details=details, tasks=tasks
     )
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 OWN_TAG = "dacse"  # every card written here carries it: a repository without it is somebody else's
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 # Names of which an older version of a repository may hold more than the new one: weight and data shards, remote code.
-SHARD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*_dacse.py", "data/*.parquet")
+SHARD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*_dacse.py", "*.parquet", "data/*.parquet")
 RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third attempt
 
 

@@ -69,7 +69,10 @@ def find_processor(source: str, codec: str | None, model: DacSeForEnhancement) -
     if codec is not None:
         return DacSeProcessor.from_codec(codec, **{name: getattr(model.config, name) for name in LAYOUT})
     if cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False) is None:
-        raise ValueError(f"{source} holds no processor; give its codec, such as --codec descript/dac_44khz")
+        raise ValueError(
+            f"{source} holds neither processor nor codec; "
+            f"make a whole repository of it with `dacse convert {source} DIR --codec descript/dac_44khz`"
+        )
     return DacSeProcessor.from_pretrained(source)
 
 

@@ -1,0 +1,61 @@
+"""Writes the repository of an adapter: LoRA weights, the name of the model they belong to, a card.
+
+Knows no Hub beyond loading the base model from it.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from modeling_dacse import DacSeForEnhancement
+
+from .card import Facts, adapter_card
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+def stage_adapter(source: Path, folder: Path, name: str, base_model: str | None = None) -> None:
+    """Fills `folder` with what the repository of an adapter needs, once the adapter has proved to fit its base.
+
+    Args:
+        source: a directory that PEFT has saved; `card.yaml` in it states the task and other facts of the card.
+        folder: an existing, empty folder.
+        name: the adapter's id on the Hub.
+        base_model: id on the Hub of the model it was trained on; by default what the adapter says itself.
+
+    Raises:
+        ValueError: `source` is no adapter, does not fit its base, or names a directory as its base.
+    """
+    if not (source / CONFIG_NAME).is_file() or not (source / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{source} is no adapter: {CONFIG_NAME} and {WEIGHTS_NAME} must both be in it")
+    config = json.loads((source / CONFIG_NAME).read_text())
+    trained_on = config["base_model_name_or_path"]
+    check_fit(source, trained_on)
+    base_model = base_model or trained_on
+    if Path(base_model).is_dir():
+        raise ValueError(
+            f"{source} was trained on the directory {base_model}, which nobody else has; "
+            "publish that model and name it with --base-model ORGANISATION/NAME"
+        )
+    (folder / CONFIG_NAME).write_text(json.dumps(config | {"base_model_name_or_path": base_model}, indent=2) + "\n")
+    shutil.copy(source / WEIGHTS_NAME, folder)
+    facts = replace(Facts.read(source), base_model=base_model)
+    facts.write(folder)
+    (folder / "README.md").write_text(adapter_card(name, config, (source / WEIGHTS_NAME).stat().st_size, facts))
+
+
+def check_fit(source: Path, base_model: str) -> None:
+    """Raises ValueError if a tensor of the adapter has no place in `base_model`, or a place has no tensor."""
+    base = DacSeForEnhancement.from_pretrained(base_model, dtype="auto", use_safetensors=True)
+    try:
+        adapted = PeftModel.from_pretrained(base, source)
+    except (RuntimeError, ValueError) as error:  # sizes differ; none of the modules is there
+        raise ValueError(f"{source} does not fit {base_model}: {str(error).splitlines()[-1].strip()}") from error
+    stray = get_peft_model_state_dict(adapted).keys() ^ load_file(source / WEIGHTS_NAME).keys()
+    if stray:
+        raise ValueError(f"{source} does not fit {base_model}: {len(stray)} tensors without counterpart: {min(stray)}")
