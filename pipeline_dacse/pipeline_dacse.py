@@ -119,18 +119,19 @@ class AudioEnhancementPipeline(ChunkPipeline):
             return []
         return super().__call__(audio, **parameters)
 
-    def stream(self, audio: Any, batch_size: int | None = None, **parameters) -> Iterator[np.ndarray]:
+    def stream(self, audio: Any, batch_size: int | None = None, **parameters) -> Iterator[np.ndarray | dict]:
         """Enhances one recording of any length in constant memory; a path is read as it goes.
 
-        Takes the parameters of a call but `return_confidence`, and yields float32 (channel, sample) pieces which, end
-        to end, are the audio of that call.
+        Takes the parameters of a call, and yields float32 (channel, sample) pieces which, end to end, are the audio of
+        that call. With `return_confidence` a piece is `{"audio": (channel, sample), "confidence": (channel, frame)}`:
+        the confidence of the frames finished since the piece before, which runs a little ahead of the audio.
         """
         for _, pieces in self.stream_many([audio], batch_size, **parameters):
             yield from pieces
 
     def stream_many(
         self, recordings: Iterable[Any], batch_size: int | None = None, **parameters
-    ) -> Iterator[tuple[Any, Iterator[np.ndarray]]]:
+    ) -> Iterator[tuple[Any, Iterator[np.ndarray | dict]]]:
         """`stream` over many recordings, whose windows share batches.
 
         Yields:
@@ -141,12 +142,11 @@ class AudioEnhancementPipeline(ChunkPipeline):
         preprocess = {**self._preprocess_params, **preprocess}
         forward = {**self._forward_params, **forward}
         postprocess = {**self._postprocess_params, **postprocess}
-        if postprocess.pop("return_confidence", False):
-            raise ValueError("return_confidence belongs to a call; a stream yields audio alone")
+        render = self._render_with_confidence if postprocess.pop("return_confidence", False) else self._render
         items = _tag_items(recordings, lambda recording: self.preprocess(recording, **preprocess))
         rows = self._run_batches(items, batch_size or self._batch_size or 1, forward)
         return (
-            (tag.recording, self._render(_raise_errors(row for _, row in group), **postprocess))
+            (tag.recording, render(_raise_errors(row for _, row in group), **postprocess))
             for tag, group in itertools.groupby(rows, key=lambda row: row[0])
         )
 
@@ -245,9 +245,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         pieces = list(self._render(iter(rows), strength, output_sampling_rate))
         result = {"audio": np.concatenate(pieces, axis=1)}
         if return_confidence:
-            owned = [row.owned(row.confidence) for row in rows]
-            by_channel = [torch.cat(owned[channel :: recording.channels]) for channel in range(recording.channels)]
-            result["confidence"] = torch.stack(by_channel).numpy()
+            result["confidence"] = _confidence(rows, recording.channels)
         if recording.channels == 1:
             result = {name: value[0] for name, value in result.items()}
         return result | {"sampling_rate": self._output_rate(recording, output_sampling_rate)}
@@ -256,6 +254,18 @@ class AudioEnhancementPipeline(ChunkPipeline):
         first = next(rows)
         rate = self._output_rate(first.window.recording, output_sampling_rate)
         yield from render_recording(self.processor, itertools.chain([first], rows), strength, rate)
+
+    def _render_with_confidence(self, rows: Iterator[EnhancedWindow], *args, **kwargs) -> Iterator[dict]:
+        taken = []  # windows that rendering has asked for since the last piece
+
+        def noted() -> Iterator[EnhancedWindow]:
+            for row in rows:
+                taken.append(row)
+                yield row
+
+        for piece in self._render(noted(), *args, **kwargs):
+            yield {"audio": piece, "confidence": _confidence(taken, len(piece))}
+            taken.clear()
 
     def _output_rate(self, recording: Recording, output_sampling_rate: int | str | None) -> int:
         named = {None: self.processor.sampling_rate, "input": recording.sampling_rate}
@@ -294,6 +304,14 @@ def _raise_errors(rows: Iterable[Any]) -> Iterator[Any]:
         if isinstance(row, Exception):
             raise row
         yield row
+
+
+def _confidence(rows: list[EnhancedWindow], channels: int) -> np.ndarray:
+    """Of windows, every channel of each in turn: the confidence of the frames they own, (channel, frame)."""
+    owned = [np.zeros((channels, 0), np.float32)]
+    for first in range(0, len(rows), channels):
+        owned.append(np.stack([row.owned(row.confidence) for row in rows[first : first + channels]]))
+    return np.concatenate(owned, axis=1)
 
 
 def _frame_means(window: Window, probabilities: torch.Tensor | None) -> torch.Tensor | None:
