@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -153,6 +154,30 @@ def _windows(
         last = math.ceil(buffer.shape[-1] / frame_length)
         if last > first:
             yield buffer, first, last
+
+
+def load_codec(name_or_path: str | os.PathLike, **hub_kwargs) -> DacModel:
+    """Loads a `DacModel` from a directory or Hub repository, safetensors only, whole or not at all.
+
+    Args:
+        name_or_path: as for `from_pretrained`.
+        **hub_kwargs: `subfolder`, `revision`, `cache_dir`, `token`, ...
+
+    Raises:
+        ValueError: nothing or another kind of model is there, or some weights are missing: `from_pretrained` alone
+            would go on with random ones.
+        OSError: the place cannot be reached, or has no weights.
+    """
+    place = Path(name_or_path, hub_kwargs.get("subfolder", ""))
+    settings, _ = DacConfig.get_config_dict(name_or_path, **hub_kwargs)
+    if settings.get("model_type") != DacConfig.model_type:
+        raise ValueError(
+            f"{place} holds no DAC codec (model_type {settings.get('model_type')}); give a place that does"
+        )
+    codec, info = DacModel.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **hub_kwargs)
+    if info["missing_keys"]:
+        raise ValueError(f"the codec in {place} lacks weights, such as {min(info['missing_keys'])}; get it again")
+    return codec
 
 
 def codec_from_descript(weights_path: str | os.PathLike) -> DacModel:

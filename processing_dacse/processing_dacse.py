@@ -11,7 +11,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, DacModel, ProcessorMixin
 
 from .audio_dacse import load_audio, resample, resample_blocks, stream_audio
-from .codec_dacse import codec_from_descript, decode_blocks, decode_in_pieces, encode_blocks, encode_in_pieces
+from .codec_dacse import (
+    codec_from_descript,
+    decode_blocks,
+    decode_in_pieces,
+    encode_blocks,
+    encode_in_pieces,
+    load_codec,
+)
 from .codes_dacse import codes_to_ids, ids_to_codes
 
 CODEC_FOLDER = "audio_tokenizer"
@@ -85,9 +92,7 @@ class DacSeProcessor(ProcessorMixin):
     @classmethod
     def from_codec(cls, codec: str | os.PathLike | DacModel, **layout: int) -> "DacSeProcessor":
         """A processor around a codec: a `DacModel`, or the Hub name (`"descript/dac_44khz"`) or directory of one."""
-        if not isinstance(codec, DacModel):
-            codec = DacModel.from_pretrained(codec, use_safetensors=True)
-        return cls(codec, **layout)
+        return cls(codec if isinstance(codec, DacModel) else load_codec(codec), **layout)
 
     @classmethod
     def from_descript(cls, weights_path: str | os.PathLike, **layout: int) -> "DacSeProcessor":
@@ -125,7 +130,7 @@ class DacSeProcessor(ProcessorMixin):
         """
         noisy = self._read(audio, sampling_rate)
         rows = [self.build_prompt(codes[None])[0] for codes in self._encode_rows(noisy)]
-        labels = None
+        labels = [torch.full_like(row, -100) for row in rows]
         if clean_audio is not None:
             clean = self._read(clean_audio, sampling_rate)
             shapes = [waveform.shape for waveform in noisy], [waveform.shape for waveform in clean]
@@ -134,19 +139,14 @@ class DacSeProcessor(ProcessorMixin):
                     f"(channel, sample) at {self.sampling_rate} Hz: noisy audio has {shapes[0]}, "
                     f"clean audio {shapes[1]}; give pairs of equal shape"
                 )
-            eos = torch.tensor([self.eos_token_id])
-            targets = [
-                torch.cat([codes_to_ids(codes[None], self.codebook_size, self.first_code_id)[0], eos])
-                for codes in self._encode_rows(clean)
-            ]
-            pairs = list(zip(rows, targets, strict=True))
-            labels = [torch.cat([torch.full_like(prompt, -100), target]) for prompt, target in pairs]
-            rows = [torch.cat(pair) for pair in pairs]
+            targets = [self._target(codes) for codes in self._encode_rows(clean)]
+            rows = [torch.cat(pair) for pair in zip(rows, targets, strict=True)]
+            labels = [torch.cat(pair) for pair in zip(labels, targets, strict=True)]
         batch = {
             "input_ids": self._pad(rows, self.pad_token_id),
             "attention_mask": self._pad([torch.ones_like(row) for row in rows], 0),
         }
-        if labels is not None:
+        if clean_audio is not None:
             batch["labels"] = self._pad(labels, -100)
         return BatchFeature(batch, tensor_type=return_tensors)
 
@@ -208,6 +208,10 @@ class DacSeProcessor(ProcessorMixin):
         rows = [torch.from_numpy(channel) for waveform in waveforms for channel in waveform]
         return _run_by_length(lambda batch: encode_in_pieces(self.audio_tokenizer, batch), rows)
 
+    def _target(self, codes: torch.Tensor) -> torch.Tensor:
+        ids = codes_to_ids(codes[None], self.codebook_size, self.first_code_id)[0]
+        return torch.cat([ids, ids.new_tensor([self.eos_token_id])])
+
     def _pad(self, rows: list[torch.Tensor], value: int) -> torch.Tensor:
         return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=self.padding_side)
 
@@ -234,9 +238,7 @@ class DacSeProcessor(ProcessorMixin):
         codec_kwargs = {key: kwargs[key] for key in hub if key in kwargs}
         folder = os.path.join(kwargs.get("subfolder", ""), CODEC_FOLDER)
         processor_dict, kwargs = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
-        processor_dict["audio_tokenizer"] = DacModel.from_pretrained(
-            pretrained_model_name_or_path, subfolder=folder, use_safetensors=True, **codec_kwargs
-        )
+        processor_dict["audio_tokenizer"] = load_codec(pretrained_model_name_or_path, subfolder=folder, **codec_kwargs)
         return processor_dict, kwargs
 
 

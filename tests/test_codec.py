@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from transformers import DacFeatureExtractor
+from safetensors.torch import load_file, save_file
+from transformers import DacFeatureExtractor, EncodecConfig
 
 from processing_dacse.codec_dacse import (
     codec_from_descript,
@@ -16,6 +16,7 @@ from processing_dacse.codec_dacse import (
     encode_blocks,
     encode_in_pieces,
     encode_margin,
+    load_codec,
 )
 from tests.tiny import tiny_codec
 
@@ -171,3 +172,20 @@ def test_a_file_that_is_no_descript_checkpoint_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match="is no descript-audio-codec checkpoint; it lacks state_dict and metadata"):
         codec_from_descript(tmp_path / "weights.pth")
+
+
+def test_a_folder_that_holds_no_whole_codec_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"audio_tokenizer holds no DAC codec \(model_type None\)"):
+        load_codec(tmp_path, subfolder="audio_tokenizer")
+    EncodecConfig().save_pretrained(tmp_path / "encodec")
+    with pytest.raises(ValueError, match=r"encodec holds no DAC codec \(model_type encodec\); give a place that does"):
+        load_codec(tmp_path / "encodec")
+    tiny_codec().save_pretrained(tmp_path / "dac")
+    weights = load_file(tmp_path / "dac" / "model.safetensors")
+    del weights["decoder.conv1.weight"]
+    save_file(weights, tmp_path / "dac" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks weights, such as decoder.conv1.weight"):
+        load_codec(tmp_path / "dac")
+    (tmp_path / "dac" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="model.safetensors"):
+        load_codec(tmp_path / "dac")
