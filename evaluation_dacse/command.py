@@ -1,0 +1,114 @@
+"""`dacse evaluate`: systems over a test set, scored; listening tests of what came out. Loads little until it works."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .metrics import METRICS, OFFLINE_METRICS
+
+
+def evaluate(
+    test_set: Annotated[
+        str | None,
+        typer.Option(
+            "--test-set", "-t", help="Folder of pairs or recordings, data set, preset, or with --recipe clean speech."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; goes on where it was.")] = Path(
+        "evaluation"
+    ),
+    systems: Annotated[str, typer.Option("--systems", "-s", help="Names, separated by commas.")] = "noisy,clean,dacse",
+    metrics: Annotated[
+        str, typer.Option("--metrics", "-m", help=f"Out of {', '.join(METRICS)}; NAME:MODEL picks a model.")
+    ] = ",".join(OFFLINE_METRICS),
+    against: Annotated[str, typer.Option(help="System to take paired differences against, besides noisy.")] = "noisy",
+    recipe: Annotated[Path | None, typer.Option(help="Spoil the clean speech of --test-set by this recipe.")] = None,
+    clips_per_task: Annotated[int, typer.Option(min=1, help="With --recipe.")] = 40,
+    seed: Annotated[int, typer.Option(help="With --recipe.")] = 0,
+    split: Annotated[str, typer.Option(help="Of a data set or manifest.")] = "test",
+    where: Annotated[str | None, typer.Option(help="With --recipe: filter of the manifest's speech.")] = None,
+    processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Workers, one CPU core each.")] = 1,
+    device: Annotated[str, typer.Option(help="Where networks of torch run: cpu, cuda, ...")] = "cpu",
+    listening: Annotated[
+        Path | None, typer.Option(help="Build a MUSHRA page from the run in this folder, and nothing else.")
+    ] = None,
+    ratings: Annotated[
+        list[Path] | None, typer.Option(help="Analyse these results of a MUSHRA page, and nothing else.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary for machines.")] = False,
+) -> None:
+    """Compare systems on a test set, with confidence intervals and paired differences.
+
+    Systems: noisy, clean, codec[:MODEL], dacse[:MODEL][+ADAPTER], folder:DIR, noisereduce, webrtc, rnnoise,
+    deepfilternet, voicefixer, resemble-enhance. The run's folder holds every output, a table per clip (parquet), the
+    summary (JSON), the report (Markdown, plots) and what a model card needs; run again, it goes on where it was.
+
+    Examples:
+
+    - `dacse evaluate -t pairs/ -s noisy,dacse,rnnoise -o run`
+
+    - `dacse evaluate -t corpus/ --recipe recipe.yaml --clips-per-task 40 -s noisy,clean,codec,dacse -o run -p 2`
+
+    - `dacse evaluate --listening run`
+
+    - `dacse evaluate --ratings ana.json --ratings ben.json`
+    """
+    try:
+        if ratings:
+            from .ratings import analyse, ratings_table
+
+            result = analyse(ratings)
+            text = ratings_table(result)
+        elif listening:
+            from .listening import build_listening_test
+
+            page = build_listening_test(listening)
+            result, text = {"page": str(page)}, f"Open {page} in a browser."
+        elif test_set:
+            sources = {"clips_per_task": clips_per_task, "seed": seed, "where": where}
+            result = _run(
+                test_set, recipe, sources, split, systems, metrics, against, output, processes, device, quiet=as_json
+            )
+            text = (output / "report.md").read_text()
+        else:
+            raise typer.BadParameter("give --test-set, --listening or --ratings")
+    except (ValueError, OSError, ImportError) as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        typer.echo(f"error: {error}{notes}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        import json
+
+        text = json.dumps(result, indent=2)
+    typer.echo(text)
+
+
+def _run(test_set, recipe, sources, split, systems, metrics, against, output, processes, device, quiet) -> dict:
+    """Opens or renders the test set, runs the benchmark and writes the reports."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from .benchmark import run_benchmark
+    from .report import write_report
+    from .testsets import open_test_set, render_test_set
+
+    console = Console(stderr=True)
+    if recipe:
+        clips = render_test_set(test_set, recipe, output / "test_set", split=split, **sources)
+    else:
+        clips = open_test_set(test_set, output / "test_set", split)
+    console.print(f"test set {clips.name}: {len(clips.clips)} clips, checksum {clips.checksum}")
+    with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
+        bars = {}
+
+        def advance(what: str, done: int, of: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=of)
+            progress.update(bars[what], completed=done)
+
+        names = [system.strip() for system in systems.split(",")]
+        wanted = [metric.strip() for metric in metrics.split(",")]
+        summary = run_benchmark(clips, names, output, wanted, against, processes, device, advance)
+    write_report(output)
+    return summary

@@ -1,0 +1,117 @@
+"""Plots of a run: bars per task, quality against speed, spectrograms before and after. Knows files, runs no system."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+
+from .benchmark import audio_path  # noqa: E402
+from .testsets import read_mono  # noqa: E402
+
+FFT_SIZE = 1024
+FLOOR_DB = -90
+
+
+def draw_plots(folder: Path, summary: dict) -> list[Path]:
+    """Draws every plot a run gives material for, into `plots/`; returns their paths."""
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    score = next(iter(summary["metrics"]))
+    return [
+        draw_tasks(summary, score, plots / "tasks.png"),
+        draw_speed(summary, score, plots / "speed.png"),
+        draw_spectrograms(folder, summary, plots / "spectrograms.png"),
+    ]
+
+
+def draw_tasks(summary: dict, score: str, path: Path) -> Path:
+    """Bars of one score per task and system, with their intervals."""
+    tasks, systems = list(summary["test_set"]["tasks"]), list(summary["systems"])
+    figure, axes = plt.subplots(figsize=(max(6, 1.2 * len(tasks)), 4), layout="constrained")
+    width = 0.8 / len(systems)
+    for number, system in enumerate(systems):
+        intervals = [summary["systems"][system]["tasks"][task][score] for task in tasks]
+        drawn = [(place, item) for place, item in enumerate(intervals) if item["mean"] is not None]
+        means = np.array([item["mean"] for _, item in drawn])
+        ends = [[item[end] if item[end] is not None else item["mean"] for _, item in drawn] for end in ("low", "high")]
+        axes.bar(
+            [place + (number - (len(systems) - 1) / 2) * width for place, _ in drawn],
+            means,
+            width,
+            yerr=np.abs(np.array(ends) - means),
+            label=system,
+            capsize=2,
+        )
+    axes.set_xticks(range(len(tasks)), tasks, rotation=20, ha="right")
+    axes.set_ylabel(summary["metrics"][score]["label"])
+    axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    return save(figure, path)
+
+
+def draw_speed(summary: dict, score: str, path: Path) -> Path:
+    """One score against the real-time factor."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for system, row in summary["systems"].items():
+        if system in ("noisy", "clean") or row["overall"][score]["mean"] is None:
+            continue
+        axes.scatter(row["real_time_factor"], row["overall"][score]["mean"])
+        axes.annotate(system, (row["real_time_factor"], row["overall"][score]["mean"]), fontsize="small")
+    for system in ("noisy", "clean"):
+        if system in summary["systems"] and summary["systems"][system]["overall"][score]["mean"] is not None:
+            axes.axhline(summary["systems"][system]["overall"][score]["mean"], linestyle=":", color="gray")
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds of work per second of audio, one core")
+    axes.set_ylabel(summary["metrics"][score]["label"])
+    return save(figure, path)
+
+
+def draw_spectrograms(folder: Path, summary: dict, path: Path) -> Path:
+    """The first clip of every task (at most four), a row each, through every system."""
+    clips = pandas.read_parquet(folder / "clips.parquet")
+    examples = clips.groupby("task", sort=False)["clip"].min().to_dict()
+    examples = {task: examples[task] for task in list(summary["test_set"]["tasks"])[:4]}
+    systems = list(summary["systems"])
+    figure, grid = plt.subplots(
+        len(examples),
+        len(systems),
+        figsize=(2.6 * len(systems), 2 * len(examples)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (task, clip) in enumerate(examples.items()):
+        for column, system in enumerate(systems):
+            waveform, rate = read_mono(audio_path(folder, system, clip))
+            axes = grid[row, column]
+            axes.imshow(
+                decibels(waveform),
+                origin="lower",
+                aspect="auto",
+                vmin=FLOOR_DB,
+                vmax=0,
+                cmap="magma",
+                extent=(0, len(waveform) / rate, 0, rate / 2000),
+            )
+            axes.set_title(system if row == 0 else "", fontsize="small")
+            axes.set_ylabel(f"{task}\nkHz" if column == 0 else "", fontsize="small")
+            axes.tick_params(labelsize="x-small")
+    return save(figure, path)
+
+
+def decibels(waveform: np.ndarray) -> np.ndarray:
+    """Spectrogram (bin, frame) in dB below its maximum."""
+    padded = np.pad(waveform, (0, FFT_SIZE))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SIZE)[:: FFT_SIZE // 4] * np.hanning(FFT_SIZE)
+    spectrum = np.abs(np.fft.rfft(frames)).T
+    return 20 * np.log10(np.maximum(spectrum / max(spectrum.max(), 1e-12), 10 ** (FLOOR_DB / 20)))
+
+
+def save(figure, path: Path) -> Path:
+    """Writes a figure and lets go of it."""
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -1,0 +1,219 @@
+"""Turns a run's summary into what people read: Markdown tables, and what a Hub card holds. Knows no audio."""
+
+import json
+import math
+from pathlib import Path
+
+import yaml
+
+# The paper's table for the HiFiTTS-2 test set (arXiv 2510.02187); lower is better for WER only
+PAPER = {
+    "columns": [
+        "dnsmos_ovrl",
+        "dnsmos_sig",
+        "dnsmos_bak",
+        "dnsmos_p808",
+        "pesq",
+        "speech_bert_score",
+        "plcmos",
+        "wer",
+    ],
+    "noisy": [2.44, 3.18, 2.79, 3.11, 2.63, 0.89, 3.84, 0.25],
+    "clean": [3.03, 3.41, 3.80, 3.64, 4.50, 1.00, 4.41, 0.00],
+    "LLaSE-G1": [2.90, 3.24, 3.83, 3.47, 1.98, 0.86, 4.19, 0.27],
+    "VoiceFixer": [2.92, 3.21, 3.90, 3.43, 1.85, 0.81, 4.29, 0.45],
+    "DAC-SE1": [2.95, 3.33, 3.70, 3.56, 2.46, 0.89, 4.35, 0.25],
+}
+PAPER_TEST_SET = "hifitts2"
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes `report.md`, `plots/`, `model-index.yaml` and `.eval_results/` into a run's folder.
+
+    Returns:
+        the path of `report.md`.
+    """
+    from .plots import draw_plots
+
+    folder = Path(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    plots = draw_plots(folder, summary)
+    report = folder / "report.md"
+    report.write_text(markdown(summary, [plot.relative_to(folder) for plot in plots]))
+    for system in summary["systems"]:
+        if system.startswith("dacse"):
+            write_eval_results(folder, summary, system)
+    return report
+
+
+def markdown(summary: dict, plots: list[Path] = ()) -> str:
+    """The whole report."""
+    test_set = summary["test_set"]
+    parts = [
+        f"# {test_set['name']}",
+        f"{test_set['clips']} clips, checksum `{test_set['checksum']}`. Means over clips with 95 % bootstrap intervals "
+        f"(percentile, resampled by clip); arrows point to the better side.",
+        "## All clips",
+        score_table(summary, "overall"),
+        "## Difference from noisy",
+        "Paired by clip. Differences whose interval excludes zero are in bold.",
+        difference_table(summary),
+        "## Time and memory",
+        cost_table(summary),
+    ]
+    if any(row["unscorable"] for row in summary["systems"].values()):
+        parts += ["## Left out", unscorable_table(summary)]
+    for task in test_set["tasks"]:
+        parts += [f"## {task} ({test_set['tasks'][task]} clips)", score_table(summary, task)]
+    if test_set["name"].startswith(PAPER_TEST_SET):
+        parts += ["## Published figures (arXiv 2510.02187)", paper_table(summary)]
+    parts += [f"![{plot.stem}]({plot.as_posix()})" for plot in plots]
+    parts.append(footer(summary))
+    return "\n\n".join(parts) + "\n"
+
+
+def score_table(summary: dict, part: str) -> str:
+    """Means and intervals of every system, for all clips (`overall`) or one task; the best mean is bold.
+
+    The best is sought among the systems that hear the noisy recording.
+    """
+    names = list(summary["metrics"])
+    tables = {
+        system: row["overall"] if part == "overall" else row["tasks"][part]
+        for system, row in summary["systems"].items()
+    }
+    best = {}
+    for name in names:
+        sign = 1 if summary["metrics"][name]["higher_is_better"] else -1
+        means = {system: table[name]["mean"] for system, table in tables.items() if is_contender(system)}
+        best[name] = max((sign * mean for mean in means.values() if mean is not None), default=math.nan) * sign
+    header = ["system", *(heading(summary, name) for name in names)]
+    rows = []
+    for system, table in tables.items():
+        cells = []
+        for name in names:
+            text = cell(table[name])
+            cells.append(f"**{text}**" if is_contender(system) and table[name]["mean"] == best[name] else text)
+        rows.append([system, *cells])
+    return table_of(header, rows)
+
+
+def difference_table(summary: dict, other: str = "noisy") -> str:
+    """Paired differences from another system."""
+    names = list(summary["metrics"])
+    rows = []
+    for system, row in summary["systems"].items():
+        if system == other:
+            continue
+        cells = []
+        for name in names:
+            difference = row["overall"][name]["difference"].get(other)
+            text = cell(difference, signed=True) if difference else "–"
+            sure = difference and difference["low"] is not None and difference["low"] * difference["high"] > 0
+            cells.append(f"**{text}**" if sure else text)
+        rows.append([system, *cells])
+    return table_of(["system", *(heading(summary, name) for name in names)], rows)
+
+
+def cost_table(summary: dict) -> str:
+    """Real-time factor and peak memory."""
+    rows = [
+        [system, f"{row['real_time_factor']:.3f}", f"{row['peak_memory_mb']:.0f} MB"]
+        for system, row in summary["systems"].items()
+    ]
+    return table_of(["system", "seconds of work per second of audio, one core", "peak memory of the process"], rows)
+
+
+def unscorable_table(summary: dict) -> str:
+    """How many clips have no value, and why."""
+    rows = [
+        [system, reason, str(count)]
+        for system, row in summary["systems"].items()
+        for reason, count in row["unscorable"].items()
+    ]
+    return table_of(["system", "reason", "clips"], rows)
+
+
+def paper_table(summary: dict) -> str:
+    """The published figures, in the columns of this run."""
+    columns = [name for name in PAPER["columns"] if name in summary["metrics"]]
+    rows = [
+        [system, *(f"{dict(zip(PAPER['columns'], values, strict=True))[name]:.2f}" for name in columns)]
+        for system, values in PAPER.items()
+        if system != "columns"
+    ]
+    return table_of(["published", *(heading(summary, name) for name in columns)], rows)
+
+
+def footer(summary: dict) -> str:
+    """What the numbers were made with."""
+    environment = summary["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    systems = ", ".join(f"{name} {version}" for name, version in summary["versions"].items() if version != "-")
+    return f"{environment['machine']}; Python {environment['python']}, {packages}. Systems: {systems or 'none but itself'}."
+
+
+def is_contender(system: str) -> bool:
+    """Whether a system enhances noisy recordings, rather than showing a bound."""
+    return system != "noisy" and not system.startswith(("clean", "codec"))
+
+
+def heading(summary: dict, name: str) -> str:
+    """A score's label with an arrow to its better side."""
+    scale = summary["metrics"][name]
+    return f"{scale['label']} {'↑' if scale['higher_is_better'] else '↓'}"
+
+
+def cell(interval: dict, signed: bool = False) -> str:
+    """A mean with its interval.
+
+    >>> cell({"mean": 2.5, "low": 2.0, "high": 3.0, "count": 9}), cell({"mean": None, "low": None, "high": None})
+    ('2.50 [2.00, 3.00]', '–')
+    """
+    if interval["mean"] is None:
+        return "–"
+    form = "+.2f" if signed else ".2f"
+    if interval["low"] is None:
+        return f"{interval['mean']:{form}}"
+    return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
+
+
+def table_of(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def model_index(summary: dict, system: str, name: str, dataset_id: str | None = None) -> list[dict]:
+    """The `model-index` of a model card: every score of one system, overall.
+
+    Args:
+        summary: of the run.
+        system: whose scores.
+        name: of the model.
+        dataset_id: Hub id of the test set, where it has one.
+    """
+    test_set = summary["test_set"]
+    metrics = [
+        {"type": score, "name": summary["metrics"][score]["label"], "value": round(interval["mean"], 4)}
+        for score, interval in summary["systems"][system]["overall"].items()
+        if interval["mean"] is not None
+    ]
+    dataset = {"name": f"{test_set['name']} ({test_set['clips']} clips, {test_set['checksum']})"}
+    dataset["type"] = dataset_id or test_set["name"]
+    task = {"type": "audio-to-audio", "name": "Speech enhancement"}
+    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+
+
+def write_eval_results(folder: Path, summary: dict, system: str) -> None:
+    """Writes `model-index.yaml` and `.eval_results/TESTSET.yaml` for a checkpoint of ours."""
+    index = model_index(summary, system, name="DAC-SE1")
+    (folder / "model-index.yaml").write_text(yaml.safe_dump({"model-index": index}, sort_keys=False))
+    results = folder / ".eval_results"
+    results.mkdir(exist_ok=True)
+    dataset = {"id": summary["test_set"]["name"], "revision": summary["test_set"]["checksum"]}
+    entries = [
+        {"dataset": {**dataset, "task_id": metric["type"]}, "value": metric["value"]}
+        for metric in index[0]["results"][0]["metrics"]
+    ]
+    (results / f"{summary['test_set']['name']}.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
