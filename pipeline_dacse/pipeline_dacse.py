@@ -159,6 +159,12 @@ class AudioEnhancementPipeline(ChunkPipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
+    def get_iterator(self, *args, **kwargs) -> Iterator[dict[str, Any]]:
+        """The library's, which would draw a number from torch's global state to seed its data loader."""
+        iterator = super().get_iterator(*args, **kwargs)
+        iterator.loader.loader.generator = torch.Generator()
+        return iterator
+
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
         self._window_lengths(parameters.get("window_seconds"), parameters.get("overlap_seconds"))
         if "regions" in parameters:
