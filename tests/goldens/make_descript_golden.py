@@ -17,7 +17,6 @@ import ast
 import sys
 from pathlib import Path
 
-import dac
 import torch
 from safetensors.torch import save_file
 
@@ -32,9 +31,11 @@ SHAPE = {
 }
 
 
-def random_codec(shape: dict) -> dac.DAC:
+def random_codec(shape: dict) -> torch.nn.Module:
     """Random in every parameter, so that none can be swapped unseen, and loud enough to use its codebooks."""
-    codec = dac.DAC(**shape, decoder_rates=shape["encoder_rates"][::-1]).eval()
+    from dac import DAC  # here, so that pytest, which looks for doctests, can import this file without the package
+
+    codec = DAC(**shape, decoder_rates=shape["encoder_rates"][::-1]).eval()
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
             kind = name.rsplit(".", 1)[1]
