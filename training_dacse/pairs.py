@@ -47,21 +47,21 @@ class DegradedPairs:
         tasks_in_turn: bool = False,
         skip_broken: bool = False,
     ):
-        shortest, longest = recipe.clip_seconds
-        if shortest > max_seconds:
-            raise ValueError(
-                f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
-            )
-        self.clip_seconds = (shortest, min(longest, max_seconds))
         self.tasks_in_turn = tasks_in_turn
         self.speech = speech.at_least(recipe.clip_seconds[0], skip_broken)
         self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
         self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
+        shortest, longest = recipe.clip_seconds
+        self.clip_frames = self.frames(shortest), self.frames(min(longest, max_seconds))
+        if self.clip_frames[0] > self.clip_frames[1]:
+            raise ValueError(
+                f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
+            )
 
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes a pair, but for the background sounds."""
-        grid = (self.sampling_rate, self.hop_length, self.clip_seconds)
+        grid = (self.sampling_rate, self.hop_length, self.clip_frames)
         parts = (self.speech.fingerprint, self.recipe.fingerprint, grid, self.seed, self.tasks_in_turn)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -91,14 +91,14 @@ class DegradedPairs:
 
     def crop(self, speech: Clips, file: int, rng: np.random.Generator) -> np.ndarray:
         """A stretch of one recording, a whole number of frames long."""
-        shortest, longest = (self.whole_frames(seconds) for seconds in self.clip_seconds)
+        shortest, longest = (frames * self.hop_length for frames in self.clip_frames)
         waveform = speech.audible_crop(file, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
         usable = max(shortest, waveform.shape[-1] // self.hop_length * self.hop_length)
         return fit_length(waveform, min(usable, longest))
 
-    def whole_frames(self, seconds: float) -> int:
-        """Samples of the whole frames that fit into `seconds`, at least one frame."""
-        return max(1, math.floor(seconds * self.sampling_rate / self.hop_length + 1e-6)) * self.hop_length
+    def frames(self, seconds: float) -> int:
+        """Whole frames in `seconds`, at least one."""
+        return max(1, math.floor(seconds * self.sampling_rate / self.hop_length + 1e-6))
 
 
 class PairedFiles:
