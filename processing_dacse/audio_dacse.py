@@ -99,7 +99,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -
 
     Yields:
         float32 blocks with `round(samples * rate_out / rate_in)` samples in all. However the waveform was cut into
-        blocks, they are the same samples.
+        blocks, they are the same samples, up to the rounding of float32.
     """
     if rate_in == rate_out:
         yield from blocks

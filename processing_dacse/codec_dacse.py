@@ -4,25 +4,25 @@ Knows waveforms and codes; knows no token id and no audio file.
 
 A piece is run with a margin of its neighbours on either side, as wide as the codec can see, and the margin's output is
 dropped. Only the true ends of the audio meet the codec's zero padding, so pieces give what one run over everything
-gives: the same numbers in float64; in float32 convolutions round differently at different lengths, which moves a
-sample by about 1e-7 and a code only where two entries of the codebook are equally near.
+gives: in float64 the same codes. Convolutions round differently at different lengths, which in float32 moves a sample
+by less than 1e-6, and a code only where two entries of the codebook are equally near.
 """
 
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import DacConfig, DacModel
 
-# Shorter pieces spend more on margins, longer ones fall out of the processor's cache.
+# On a CPU, where shorter pieces spend more on margins and longer ones fall out of the cache.
 PIECE_SECONDS = 1.0
 
 
-def encode_margin(downsampling_ratios: Iterable[int]) -> int:
+def encode_margin(downsampling_ratios: Sequence[int]) -> int:
     """Frames on either side of a frame that can change its codes.
 
     Walks from one frame back through the layers of `DacEncoder` to the samples it sees.
@@ -40,7 +40,7 @@ def encode_margin(downsampling_ratios: Iterable[int]) -> int:
     return math.ceil(max(-first, last - hop_length + 1) / hop_length)
 
 
-def decode_margin(downsampling_ratios: Iterable[int]) -> int:
+def decode_margin(downsampling_ratios: Sequence[int]) -> int:
     """Frames on either side of a frame that can change its samples.
 
     Walks from the samples of one frame back through the layers of `DacDecoder` to the frames they see.
@@ -84,7 +84,8 @@ def decode_blocks(
         waveforms (batch, sample) on the device of the blocks; `hop_length` samples per frame in all.
     """
     for layer in codec.decoder.block:
-        # At an odd ratio DacModel's transposed convolution leaves out its last sample, and audio would end early.
+        # At an odd ratio DacModel's transposed convolution leaves out its last sample, and all audio would end early:
+        # by 8 samples at the ratios 2, 4, 5, 8 of descript/dac_24khz.
         layer.conv_t1.output_padding = (layer.conv_t1.stride[0] % 2,)
     hop_length, ratios = codec.config.hop_length, codec.config.downsampling_ratios
     piece = _piece_frames(codec, piece_seconds)
