@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from modeling_dacse import DacSeForEnhancement
 
-from .card import Facts, adapter_card
+from .card import adapter_card
+from .facts import Facts
+from .stage import stage_evaluations
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -44,9 +46,10 @@ def stage_adapter(source: Path, folder: Path, name: str, base_model: str | None 
         )
     (folder / CONFIG_NAME).write_text(json.dumps(config | {"base_model_name_or_path": base_model}, indent=2) + "\n")
     shutil.copy(source / WEIGHTS_NAME, folder)
-    facts = replace(Facts.read(source), base_model=base_model)
+    facts = stage_evaluations(source, folder, replace(Facts.read(source), base_model=base_model))
     facts.write(folder)
-    (folder / "README.md").write_text(adapter_card(name, config, (source / WEIGHTS_NAME).stat().st_size, facts))
+    num_bytes = (source / WEIGHTS_NAME).stat().st_size
+    (folder / "README.md").write_text(adapter_card(name, config["r"], num_bytes, facts, folder))
 
 
 def check_fit(source: Path, base_model: str) -> None:

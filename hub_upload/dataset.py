@@ -9,7 +9,8 @@ from pathlib import Path
 
 from datasets import Audio, Dataset, load_dataset
 
-from .card import Facts, dataset_card
+from .card import dataset_card
+from .facts import Facts
 
 SHARD_BYTES = 500 << 20  # of audio in one parquet file
 CACHE_NAME = "cache.json"

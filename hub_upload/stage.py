@@ -16,9 +16,10 @@ from modeling_dacse import DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
 
-from .card import Facts, Sample, model_card
+from .card import model_card
+from .evaluation import stage_run
+from .facts import Evaluation, Facts, Sample
 
-KEPT_FOLDERS = ("adapters", "evaluation", ".eval_results")  # of a checkpoint, taken over as they stand
 SHARD_SIZE = "5GB"
 LAYOUT = (
     "num_codebooks",
@@ -82,7 +83,7 @@ def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, na
     Args:
         enhance: the model, from `open_checkpoint`.
         source: what it was opened from. If that is a directory, `card.yaml` in it states the facts of the card and
-            names recordings to be heard before and after, and its adapters and evaluation files are taken over.
+            names the recordings to be heard and the evaluations to be shown; its adapters are taken over.
         folder: an existing, empty folder.
         name: what a user loads the model by.
         files_at: what stands before a file's path in the card's links (see `model_card`).
@@ -92,15 +93,21 @@ def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, na
     if facts.base_model is None and not origin.is_dir():
         facts = replace(facts, base_model=source)
     enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    for kept in KEPT_FOLDERS:
-        if (origin / kept).is_dir():
-            shutil.copytree(origin / kept, folder / kept)
+    if (origin / "adapters").is_dir():
+        shutil.copytree(origin / "adapters", folder / "adapters")
     for sample in facts.samples:
         write_sample(enhance, origin / sample.file, folder, sample)
     facts = replace(facts, samples=[Sample(sample.before, sample.title) for sample in facts.samples])
+    facts = stage_evaluations(origin, folder, facts)
     facts.write(folder)
-    card = model_card(name, enhance.model, enhance.processor, facts, files_at)
+    card = model_card(name, enhance.model, enhance.processor, facts, folder, files_at)
     (folder / "README.md").write_text(card)
+
+
+def stage_evaluations(origin: Path, folder: Path, facts: Facts) -> Facts:
+    """Takes the runs that `facts` name, relative to `origin`, into `folder`; returns the facts relative to that."""
+    runs = [Evaluation(stage_run(origin / run.run, run.system, folder), run.system) for run in facts.evaluations]
+    return replace(facts, evaluations=runs)
 
 
 def write_sample(enhance: AudioEnhancementPipeline, recording: Path, folder: Path, sample: Sample) -> None:

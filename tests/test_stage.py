@@ -117,7 +117,7 @@ def test_a_layout_that_contradicts_the_codec_is_refused(copy, tmp_path):
 
 def test_a_checkpoint_without_processor_or_codec_is_refused(copy):
     (copy / "processor_config.json").unlink()
-    with pytest.raises(ValueError, match="holds no processor; give its codec, such as --codec descript/dac_44khz"):
+    with pytest.raises(ValueError, match="`dacse convert .* DIR --codec descript/dac_44khz`"):
         open_checkpoint(str(copy))
 
 
