@@ -2,6 +2,7 @@
 
 import typer
 
+from dacse.app import app as demo
 from dacse.enhance import enhance
 from dacse.info import info
 from hub_upload.command import convert, push, verify
@@ -14,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(enhance)
 app.command()(info)
+app.command("app")(demo)
 app.command()(push)
 app.command()(convert)
 app.command()(verify)

@@ -1,0 +1,303 @@
+"""The Space: a recording in, enhanced speech out, both to be heard. Imports no room, uses `pipeline(...)` alone.
+
+Run with `dacse app`, or `python app.py` where the `DACSE_…` variables of README.md are set.
+"""
+
+import html
+import importlib.util
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if importlib.util.find_spec("spaces"):
+    import spaces  # ZeroGPU; it has to come before torch
+else:
+    spaces = None
+
+import gradio as gr
+from comparison import Comparison
+from offer import Settings, adapters_beside, check_recording, load_pipelines, read_recording
+
+HERE = Path(__file__).parent
+EXAMPLES = {path.stem.replace("_", " "): path for path in sorted((HERE / "examples").glob("*.flac"))}
+BASE_MODEL = "none"
+GPU_SECONDS = 120  # ZeroGPU's reservation for one recording
+WAITING_PLACES = 20
+KEPT_SECONDS = 3600
+MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model has one active adapter: one at a time
+INTRODUCTION = """# Clean speech from noisy recordings
+DAC-SE1 takes noise, echo, drop-outs and dull sound out of speech, at the full 44.1 kHz. \
+Listen to both sides at the same loudness, and see where the model had to guess."""
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],  # fonts of the machine itself: the page calls nobody
+    font_mono=["ui-monospace", "monospace"],
+).set(  # contrast of at least 4.5 to 1 (WCAG AA), light and dark
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+    button_primary_text_color="white",
+    block_title_background_fill="none",
+    block_title_background_fill_dark="none",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    block_label_text_color="*neutral_700",
+    block_label_text_color_dark="*neutral_200",
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+)
+
+
+class Space:
+    """The page over loaded pipelines.
+
+    Args:
+        pipelines: "audio-enhancement" pipelines by their names on the page; the first is chosen at the start.
+        adapters: for each of them the adapters offered.
+        settings: limits of what is taken.
+        results: an empty directory for the results, served to whoever knows their random names.
+    """
+
+    def __init__(self, pipelines: dict[str, Any], adapters: dict[str, list[str]], settings: Settings, results: Path):
+        self.pipelines = pipelines
+        self.adapters = adapters
+        self.settings = settings
+        self.results = results
+        self.stream = spaces.GPU(duration=GPU_SECONDS)(self._stream) if spaces else self._stream
+
+    def _stream(self, model: str, path: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        pipe = self.pipelines[model]
+        batch_size = 8 if pipe.device.type == "cuda" else 1  # a CPU gains little from batches and would answer later
+        yield from pipe.stream(path, batch_size=batch_size, return_confidence=True, **parameters)
+
+    def compare(
+        self,
+        path: str | None,
+        model: str,
+        adapter: str,
+        strength: float,
+        do_sample: bool,
+        temperature: float,
+        seed: int,
+    ) -> Iterator[Comparison]:
+        """Enhances one recording; yields the same comparison whenever there is more of it.
+
+        Raises:
+            ValueError, OSError: the recording or a choice cannot be taken; the message is for the visitor.
+        """
+        check_recording(path, self.settings)
+        if adapter not in [BASE_MODEL, *self.adapters[model]]:
+            raise ValueError(f"{model} has no specialist {adapter!r}; choose one of {self.adapters[model]} or none.")
+        recording, rate_in = read_recording(path)
+        processor = self.pipelines[model].processor
+        folder = Path(tempfile.mkdtemp(dir=self.results))
+        _remove_later(folder)
+        name, rate, frame_rate = Path(path).name, processor.sampling_rate, processor.frame_rate
+        comparison = Comparison(folder, name, recording, rate_in, rate, frame_rate)
+        yield comparison
+        parameters = {"strength": strength, "adapter": None if adapter == BASE_MODEL else adapter}
+        if do_sample:
+            parameters |= {"do_sample": True, "temperature": temperature, "seed": int(seed)}
+        for piece in self.stream(model, path, parameters):
+            comparison.add(piece["audio"], piece["confidence"])
+            yield comparison
+        comparison.finish()
+        yield comparison
+
+    def enhance(
+        self,
+        audio: gr.FileData,
+        model: str = "",
+        adapter: str = BASE_MODEL,
+        strength: float = 1.0,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> gr.FileData:
+        """Enhances a recording (WAV, FLAC, OGG, Opus or MP3, mono or stereo) and returns it as 24-bit WAV."""
+        model = model or next(iter(self.pipelines))
+        if model not in self.pipelines:
+            raise gr.Error(f"There is no model {model!r} here; choose one of {list(self.pipelines)}.")
+        try:
+            *_, comparison = self.compare(audio["path"], model, adapter, strength, do_sample, temperature, seed)
+        except (ValueError, OSError) as error:
+            raise gr.Error(_without_folder(error, audio["path"])) from error
+        return gr.FileData(path=str(comparison.download))
+
+    def run(self, path: str | None, *choices: Any) -> Iterator[tuple]:
+        """`compare` for the page: yields status, player and download after each window."""
+        started = time.monotonic()
+        try:
+            for comparison in self.compare(path, *choices):
+                if not comparison.shown["done"]:
+                    yield _progress(comparison, time.monotonic() - started), comparison.state(), gr.skip()
+        except (ValueError, OSError) as error:
+            yield _message("alert", _without_folder(error, path)), gr.skip(), gr.skip()
+            return
+        seconds = time.monotonic() - started
+        text = f"Done: {_span(comparison.shown['seconds'])} of audio in {_span(seconds)}."
+        download = gr.DownloadButton(value=str(comparison.download), interactive=True)
+        yield _message("status", text), comparison.state(), download
+        comparison.score()
+        yield gr.skip(), comparison.state(), gr.skip()
+
+    def blocks(self) -> gr.Blocks:
+        """The page, with its events and its API endpoint `/enhance`."""
+        with gr.Blocks(title="DAC-SE1", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
+            gr.Markdown(INTRODUCTION)
+            with gr.Row(elem_classes="dacse-columns"):
+                with gr.Column():
+                    audio, choices = self._inputs()
+                    start = gr.Button("Enhance", variant="primary", elem_id="dacse-start")
+                    cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="dacse-cancel")
+                with gr.Column():
+                    status = gr.HTML(_message("status", "The result will appear here."), elem_id="dacse-status")
+                    player = gr.HTML(
+                        None,
+                        html_template=(HERE / "player.html").read_text(),
+                        js_on_load=(HERE / "player.js").read_text(),
+                        elem_id="dacse-result",
+                    )
+                    download = gr.DownloadButton("Download the enhanced recording", interactive=False)
+
+            buttons = [start, cancel]
+            waiting = start.click(
+                lambda: (*_busy(True), _message("status", "Waiting for the model …"), None, _no_download()),
+                outputs=[*buttons, status, player, download],
+                queue=False,
+                show_progress="hidden",
+                api_visibility="private",
+            )
+            running = waiting.then(
+                self.run,
+                [audio, *choices],
+                [status, player, download],
+                show_progress="minimal",
+                show_progress_on=status,
+                api_visibility="private",
+                **MODEL_QUEUE,
+            )
+            running.then(lambda: _busy(False), outputs=buttons, queue=False, api_visibility="private")
+            cancel.click(
+                lambda: (*_busy(False), _message("status", "Cancelled. What was done until then can be heard.")),
+                outputs=[*buttons, status],
+                cancels=[running],
+                queue=False,
+                api_visibility="private",
+            )
+            gr.api(self.enhance, api_name="enhance", **MODEL_QUEUE)
+        return page.queue(max_size=WAITING_PLACES)
+
+    def _inputs(self) -> tuple[gr.Audio, list]:
+        """The recording, and the choices in the order of `compare`."""
+        models = list(self.pipelines)
+        offered = {model: [BASE_MODEL, *self.adapters[model]] for model in models}
+        audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Noisy recording", editable=False)
+        gr.Markdown(
+            f"Up to {self.settings.max_minutes:g} minutes, mono or stereo, WAV, FLAC, OGG, Opus or MP3. "
+            "Recording and result stay on the machine that runs this page, for an hour.",
+            elem_classes="dacse-hint",
+        )
+        gr.Examples(
+            [[str(path)] for path in EXAMPLES.values()], audio, label="Examples", example_labels=list(EXAMPLES)
+        )
+        model = gr.Dropdown(models, label="Model", visible=len(models) > 1)
+        adapter = gr.Dropdown(
+            offered[models[0]],
+            label="Specialist",
+            info="An adapter trained for one kind of damage.",
+            visible=any(self.adapters.values()),
+        )
+        model.change(
+            lambda name: gr.Dropdown(offered[name], value=BASE_MODEL), model, adapter, api_visibility="private"
+        )
+        strength = gr.Slider(
+            0, 1, 1, step=0.05, label="Strength", info="0 is the recording as it was, 1 is fully enhanced."
+        )
+        with gr.Accordion("Advanced", open=False):
+            do_sample = gr.Checkbox(
+                label="Sample", info="Draw each token by chance instead of taking the likeliest one."
+            )
+            temperature = gr.Slider(0.1, 1.5, 1, step=0.05, label="Temperature", info="Lower is more cautious.")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, info="The same seed draws the same tokens.")
+        return audio, [model, adapter, strength, do_sample, temperature, seed]
+
+
+def _remove_later(folder: Path) -> None:
+    timer = threading.Timer(KEPT_SECONDS, shutil.rmtree, [folder], {"ignore_errors": True})
+    timer.daemon = True
+    timer.start()
+
+
+def _busy(busy: bool) -> tuple[gr.Button, gr.Button]:
+    """The buttons `Enhance` and `Cancel`, of which one is there."""
+    return gr.Button(visible=not busy), gr.Button(visible=busy)
+
+
+def _no_download() -> gr.DownloadButton:
+    return gr.DownloadButton(value=None, interactive=False)
+
+
+def _message(role: str, text: str, progress: str = "") -> str:
+    """HTML that a screen reader speaks: at once for role "alert", in passing for "status"."""
+    return f'<div class="dacse-message" role="{role}">{html.escape(text)}{progress}</div>'
+
+
+def _progress(comparison: Comparison, elapsed: float) -> str:
+    """How far an enhancement is, after `elapsed` seconds."""
+    seconds, done = comparison.shown["seconds"], comparison.made / comparison.rate
+    if not done:
+        return _message("status", f"Enhancing {_span(seconds)} of audio …", "<progress></progress>")
+    text = f"{_span(done)} of {_span(seconds)} enhanced, about {_span(elapsed * (seconds - done) / done)} left."
+    return _message("status", text, f'<progress max="{seconds}" value="{done}"></progress>')
+
+
+def _span(seconds: float) -> str:
+    """A length of time in words.
+
+    >>> _span(3.21), _span(75)
+    ('3.2 s', '1 min 15 s')
+    """
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def _without_folder(error: Exception, path: str | None) -> str:
+    """An error's message that names the visitor's file, not the server's folders."""
+    return str(error).replace(str(path), Path(path or "").name)
+
+
+def launch_options(settings: Settings, results: Path) -> dict[str, Any]:
+    """What `launch` is given wherever the page runs."""
+    return {
+        "theme": THEME,
+        "css_paths": HERE / "style.css",
+        "max_file_size": settings.max_megabytes * 1_000_000,
+        "allowed_paths": [str(results), str(HERE / "examples")],
+        "footer_links": ["api"],
+        "ssr_mode": False,
+    }
+
+
+def main() -> None:
+    settings = Settings.from_environment()
+    pipelines = load_pipelines(settings)
+    adapters = {
+        name: [*adapters_beside(pipe.model.name_or_path), *settings.adapters] for name, pipe in pipelines.items()
+    }
+    results = Path(tempfile.mkdtemp(prefix="dacse-"))
+    try:
+        Space(pipelines, adapters, settings, results).blocks().launch(**launch_options(settings, results))
+    finally:
+        shutil.rmtree(results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What the player shows of one enhancement: both sides in pieces, levels, spectrograms, confidence, scores, download.
+
+Knows no model and no page; `player.js` reads what `Comparison.state` returns.
+"""
+
+import importlib.util
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyloudnorm
+import soundfile
+import soxr
+from PIL import Image
+
+PICTURE_COLUMNS = 900
+FFT_SAMPLES = 1024
+DYNAMIC_RANGE_DB = 80
+CONFIDENCE_POINTS = 300
+DNSMOS_RATE = 16000
+DNSMOS_SECONDS = 30  # it scores every second anew; the first half minute tells enough
+DNSMOS_NAMES = {"ovrl_mos": "Overall", "sig_mos": "Speech", "bak_mos": "Background", "p808_mos": "Listeners (P.808)"}
+COLOURS = (
+    (13, 12, 34),
+    (58, 22, 104),
+    (138, 38, 129),
+    (214, 69, 108),
+    (251, 136, 97),
+    (254, 206, 143),
+    (252, 253, 220),
+)
+
+
+class Comparison:
+    """Grows with the pieces that `add` takes, and is complete after `finish`.
+
+    Args:
+        folder: where its files go; a new, empty directory.
+        name: of the recording, for the download.
+        recording: float32 (channel, sample).
+        rate_in: of the recording, in Hz.
+        rate: of the enhanced audio, in Hz.
+        frame_rate: frames per second of the confidence.
+    """
+
+    def __init__(self, folder: Path, name: str, recording: np.ndarray, rate_in: int, rate: int, frame_rate: float):
+        self.folder = folder
+        self.rate = rate
+        self.frame_rate = frame_rate
+        self.before = resample(recording, rate_in, rate)
+        self.after = np.empty_like(self.before)
+        self.made = 0  # samples
+        self.confidence: list[np.ndarray] = []
+        self.download = folder / f"{Path(name).stem}.enhanced.wav"
+        self.shown: dict[str, Any] = {
+            "id": uuid.uuid4().hex,
+            "sampling_rate": rate,
+            "seconds": self.before.shape[1] / rate,
+            "pieces": [],
+            "gains": {"before": 1.0, "after": 1.0},
+            "note": "",
+            "confidence": {"seconds": 0, "values": []},
+            "pictures": None,
+            "scores": None,
+            "done": False,
+        }
+
+    def add(self, audio: np.ndarray, confidence: np.ndarray) -> None:
+        """Takes the next piece of enhanced audio (channel, sample) and its confidence (channel, frame)."""
+        start, stop = self.made, self.made + audio.shape[1]
+        self.after[:, start:stop] = audio
+        self.made = stop
+        self.confidence.append(confidence.mean(0))
+        files = {}
+        for side, waveform in (("before", self.before), ("after", self.after)):
+            files[side] = str(self.folder / f"{side}_{len(self.confidence)}.flac")
+            soundfile.write(files[side], waveform[:, start:stop].T, self.rate)
+        piece = {"start": start / self.rate, "seconds": audio.shape[1] / self.rate, **files}
+        self.shown["pieces"] = [*self.shown["pieces"], piece]
+        frames = np.concatenate(self.confidence)  # may be ahead of the audio
+        seconds = min(len(frames) / self.frame_rate, self.shown["seconds"])
+        self.shown["confidence"] = {"seconds": seconds, "values": thin(frames)}
+        if start == 0:
+            self._match_levels()
+
+    def finish(self) -> None:
+        """Writes the download and the pictures, and matches the levels of the whole."""
+        soundfile.write(self.download, self.after.T, self.rate, subtype="PCM_24")
+        self._match_levels()
+        self._draw()
+        self.shown["done"] = True
+
+    def score(self) -> None:
+        """Adds DNSMOS, where the `speechmos` package is there."""
+        if not importlib.util.find_spec("speechmos"):
+            return
+        before, after = (dnsmos(side, self.rate) for side in (self.before, self.after))
+        rows = [{"name": text, "before": before[key], "after": after[key]} for key, text in DNSMOS_NAMES.items()]
+        part = f", first {DNSMOS_SECONDS} seconds" if self.shown["seconds"] > DNSMOS_SECONDS else ""
+        self.shown["scores"] = {"caption": f"DNSMOS: listeners' ratings as a model predicts them{part}", "rows": rows}
+
+    def state(self) -> dict[str, Any]:
+        """What the player shows now."""
+        return dict(self.shown)
+
+    def _match_levels(self) -> None:
+        made = slice(0, self.made)
+        gains = matching_gains(self.before[:, made], self.after[:, made], self.rate)
+        self.shown["gains"] = dict(zip(("before", "after"), gains, strict=True))
+        louder, gain = min(zip(("Before", "After"), gains, strict=True), key=lambda side: side[1])
+        lowered = -20 * np.log10(gain)
+        self.shown["note"] = "Both sides play equally loud." + (
+            f" “{louder}” is lowered by {lowered:.1f} dB for that." if lowered >= 0.05 else ""
+        )
+
+    def _draw(self) -> None:
+        levels = {"before": spectrogram(self.before), "after": spectrogram(self.after)}
+        top = max(level.max() for level in levels.values())  # one scale for both
+        self.shown["pictures"] = {"top": f"{self.rate / 2000:g} kHz"}
+        for side, level in levels.items():
+            path = self.folder / f"{side}.png"
+            picture(level, top).save(path)
+            self.shown["pictures"][side] = str(path)
+
+
+def resample(waveform: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """(channel, sample) at another rate: exactly `round(samples * rate_out / rate_in)` samples.
+
+    >>> resample(np.zeros((2, 100), np.float32), 16000, 44100).shape
+    (2, 276)
+    """
+    samples = round(waveform.shape[1] * rate_out / rate_in)
+    resampled = soxr.resample(waveform.T, rate_in, rate_out, "HQ").T[:, :samples]
+    return np.pad(resampled, ((0, 0), (0, samples - resampled.shape[1])))
+
+
+def matching_gains(before: np.ndarray, after: np.ndarray, rate: int) -> tuple[float, float]:
+    """Gains that make two (channel, sample) waveforms equally loud (ITU-R BS.1770-4) without amplifying either.
+
+    >>> noise = np.random.default_rng(0).uniform(-1, 1, (1, 44100))
+    >>> before, after = matching_gains(noise, noise / 2, 44100)
+    >>> print(f"{before:.3f} {after:.3f}")
+    0.500 1.000
+    """
+    block = min(0.4, 0.99 * before.shape[1] / rate)  # the standard's 400 ms, or what there is
+    meter = pyloudnorm.Meter(rate, block_size=block)
+    loudness = [meter.integrated_loudness(side.T) for side in (before, after)]  # LUFS
+    if not np.isfinite(loudness).all():  # silence: nothing to match
+        return 1.0, 1.0
+    difference = loudness[0] - loudness[1]
+    return min(1.0, 10 ** (-difference / 20)), min(1.0, 10 ** (difference / 20))
+
+
+def spectrogram(waveform: np.ndarray) -> np.ndarray:
+    """Power in dB (bin, column) of a waveform (channel, sample); every sample counts, however few the columns."""
+    columns = min(PICTURE_COLUMNS, 1 + waveform.shape[1] // 128)
+    padded = np.pad(waveform, ((0, 0), (FFT_SAMPLES // 2, FFT_SAMPLES)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT_SAMPLES, axis=1)
+    edges = np.linspace(0, waveform.shape[1], columns + 1).astype(int)
+    window = np.hanning(FFT_SAMPLES).astype(np.float32)
+    power = np.empty((FFT_SAMPLES // 2 + 1, columns))
+    for column, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        spectra = np.fft.rfft(frames[:, start : max(stop, start + 1) : FFT_SAMPLES // 2] * window)
+        power[:, column] = (np.abs(spectra) ** 2).mean((0, 1))
+    return 10 * np.log10(power + 1e-12)
+
+
+def picture(levels: np.ndarray, top: float) -> Image.Image:
+    """A spectrogram in dB (bin, column) as an image with the low pitches at its foot, dark `DYNAMIC_RANGE_DB` below
+    `top`."""
+    shades = np.clip((levels - top) / DYNAMIC_RANGE_DB + 1, 0, 1) * 255
+    image = Image.fromarray(shades[::-1].astype(np.uint8), mode="P")
+    anchors = np.linspace(0, 255, len(COLOURS))
+    palette = np.stack([np.interp(np.arange(256), anchors, channel) for channel in zip(*COLOURS, strict=True)], axis=1)
+    image.putpalette(palette.astype(np.uint8).tobytes())
+    return image
+
+
+def thin(values: np.ndarray) -> list[float]:
+    """At most `CONFIDENCE_POINTS` means of neighbouring values.
+
+    >>> len(thin(np.ones(1000)))
+    300
+    """
+    parts = np.array_split(values, min(len(values), CONFIDENCE_POINTS))
+    return [round(float(part.mean()), 3) for part in parts]
+
+
+def dnsmos(waveform: np.ndarray, rate: int) -> dict[str, float]:
+    """The DNSMOS of a waveform (channel, sample), mixed to mono."""
+    from speechmos import dnsmos as model  # seconds to import, and not always installed
+
+    mono = waveform[:, : DNSMOS_SECONDS * rate].mean(0, keepdims=True)
+    scores = model.run(resample(mono, rate, DNSMOS_RATE)[0].clip(-1, 1), DNSMOS_RATE)
+    return {key: float(scores[key]) for key in DNSMOS_NAMES}

@@ -1,0 +1,74 @@
+"""A stand-in for the pipeline behind the Space, and the Space on a port of this machine. Knows no model.
+
+The enhanced side is a tone of its own, so that a test can hear which side is playing.
+"""
+
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import soundfile
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "spaces_app"))  # a Space's files import one another flat
+
+RATE = 44100
+BEFORE_HZ, AFTER_HZ = 440, 1760
+
+
+def tone(seconds: float, frequency: float, rate: int = RATE) -> np.ndarray:
+    return 0.4 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate).astype(np.float32)
+
+
+def write_tone(folder: Path, seconds: float, name: str = "noisy.wav") -> str:
+    soundfile.write(folder / name, tone(seconds, BEFORE_HZ), RATE)
+    return str(folder / name)
+
+
+class StandIn:
+    """Streams one piece a second, as fast as `gate` lets it, and counts how many recordings it has in hand."""
+
+    device = torch.device("cpu")
+    processor = SimpleNamespace(sampling_rate=RATE, frame_rate=100.0)
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.calls = []
+        self.pieces = 0
+        self.running = self.most_running = 0
+
+    def stream(self, path, batch_size, return_confidence, strength, adapter, **sampling):
+        self.calls.append({"strength": strength, "adapter": adapter, **sampling})
+        assert return_confidence
+        samples = round(soundfile.info(path).duration * RATE)
+        enhanced = tone(samples / RATE, AFTER_HZ) / 2
+        self.running += 1
+        self.most_running = max(self.running, self.most_running)
+        try:
+            for start in range(0, samples, RATE):
+                self.gate.wait(0.5)  # a window takes a moment, however much of a hurry anyone is in
+                self.pieces += 1
+                piece = enhanced[None, start : start + RATE]
+                yield {"audio": piece, "confidence": np.full((1, 100 * piece.shape[1] // RATE), 0.75, np.float32)}
+        finally:
+            self.running -= 1
+
+
+@contextmanager
+def served_space(pipelines: dict, adapters: dict, results: Path, **limits):
+    """The address of a Space over these pipelines, while it runs."""
+    from app import Space, launch_options
+    from offer import Settings
+
+    settings = Settings(**limits)
+    page = Space(pipelines, adapters, settings, results).blocks()
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings, results))
+    try:
+        yield address
+    finally:
+        page.close()
