@@ -3,7 +3,7 @@
 Knows frames, samples and seconds; knows no audio, codec or model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +66,8 @@ def overlap_frames(overlap_seconds: float | None, frame_rate: float, window: int
     return frames
 
 
-def split_windows(num_frames: int, window: int, overlap: int) -> list[Span]:
-    """Windows over `num_frames`, all of one length: the last is shifted back to end with the audio.
+def split_windows(num_frames: int, window: int, overlap: int) -> Iterator[Span]:
+    """Yields windows over `num_frames`, all of one length: the last is shifted back to end with the audio.
 
     Neighbours meet in the middle of what they share, so every frame is owned once.
 
@@ -78,13 +78,15 @@ def split_windows(num_frames: int, window: int, overlap: int) -> list[Span]:
     Span(start=5, stop=9, first=6, last=9)
     """
     if num_frames <= window:
-        return [Span(0, num_frames, 0, num_frames)]
-    starts = [*range(0, num_frames - window, window - overlap), num_frames - window]
-    joints = [(left + window + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
-    return [
-        Span(start, start + window, first, last)
-        for start, first, last in zip(starts, [0, *joints], [*joints, num_frames], strict=True)
-    ]
+        yield Span(0, num_frames, 0, num_frames)
+        return
+    start = first = 0
+    while start + window < num_frames:
+        following = min(start + window - overlap, num_frames - window)
+        last = (start + window + following) // 2
+        yield Span(start, start + window, first, last)
+        start, first = following, last
+    yield Span(start, num_frames, first, num_frames)
 
 
 def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:

@@ -225,7 +225,7 @@ def test_generation_parameters_of_a_call_and_of_the_pipeline_reach_generate(enha
 def test_progress_counts_the_frames_of_each_recording(enhance):
     calls = []
     enhance(noise(200), sampling_rate=RATE, batch_size=2, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (25, 25) and calls == sorted(calls) and len(calls) == len(split_windows(25, 10, 2))
+    assert calls[-1] == (25, 25) and calls == sorted(calls) and len(calls) == len(list(split_windows(25, 10, 2)))
 
 
 def test_adapters_are_switched_per_call_and_the_base_model_comes_back(folder):

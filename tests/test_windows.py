@@ -18,7 +18,7 @@ from pipeline_dacse.windows_dacse import (
 @given(num_frames=st.integers(1, 400), window=st.integers(1, 60), data=st.data())
 def test_every_frame_is_owned_by_exactly_one_window(num_frames, window, data):
     overlap = data.draw(st.integers(0, window - 1))
-    spans = split_windows(num_frames, window, overlap)
+    spans = list(split_windows(num_frames, window, overlap))
     owned = [frame for span in spans for frame in range(span.first, span.last)]
     assert owned == list(range(num_frames))
     for span in spans:
@@ -28,7 +28,7 @@ def test_every_frame_is_owned_by_exactly_one_window(num_frames, window, data):
 @given(num_frames=st.integers(61, 400), window=st.integers(1, 60), data=st.data())
 def test_windows_of_long_audio_have_one_length_and_share_at_least_the_overlap(num_frames, window, data):
     overlap = data.draw(st.integers(0, window - 1))
-    spans = split_windows(num_frames, window, overlap)
+    spans = list(split_windows(num_frames, window, overlap))
     assert {span.stop - span.start for span in spans} == {window}
     shared = [left.stop - right.start for left, right in zip(spans, spans[1:], strict=False)]
     assert all(frames == overlap for frames in shared[:-1])
