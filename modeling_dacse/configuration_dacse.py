@@ -126,7 +126,7 @@ class DacSeConfig(LlamaConfig):
             config_dict |= {"model_type": cls.model_type, "architectures": ["DacSeForEnhancement"]}
         elif config_dict.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
-                f"{pretrained_model_name_or_path} holds a {config_dict['model_type']} model: give a {cls.model_type} one, "
+                f"{pretrained_model_name_or_path} holds a {config_dict['model_type']} model: give a dacse one, "
                 "or a plain Llama of the same token layout"
             )
         return config_dict, kwargs

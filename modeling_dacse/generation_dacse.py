@@ -153,7 +153,7 @@ class FrameGridLogitsProcessor(LogitsProcessor):
         self.lowest, self.stop, self.prompt_length = lowest, stop, prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        token = min(input_ids.shape[1] - self.prompt_length, self.lowest.shape[1] - 1)
+        token = input_ids.shape[1] - self.prompt_length
         ids = torch.arange(scores.shape[1], device=scores.device)
         illegal = (ids < self.lowest[:, token, None]) | (ids >= self.stop[:, token, None])
         return scores.masked_fill(illegal, -torch.inf)
@@ -162,9 +162,9 @@ class FrameGridLogitsProcessor(LogitsProcessor):
 class DacSeGenerationMixin(GenerationMixin):
     """`generate` on the codebook grid: a prompt in, `prompt, clean ids, eos, pad ...` out, whatever the decoding mode.
 
-    Beyond the arguments of [`~transformers.GenerationMixin.generate`], `forced_ids` (`torch.LongTensor` of shape
-    `(batch, clean token)`) gives clean ids that must come, counted from a row's first clean token, and -1 where the
-    model chooses.
+    Each row stops at its own length, unless `max_new_tokens` cuts it shorter. Beyond the arguments of
+    [`~transformers.GenerationMixin.generate`], `forced_ids` (`torch.LongTensor` of shape `(batch, clean token)`) gives
+    clean ids that must come, counted from a row's first clean token, and -1 where the model chooses.
     """
 
     def adjust_generation_fn(self, *args, **kwargs):

@@ -17,8 +17,12 @@ def test_vocabulary_follows_from_the_layout(num_codebooks, codebook_size, first_
     assert tiny_config(**layout).vocab_size == first_code_id + num_codebooks * codebook_size
 
 
-def test_default_vocabulary_is_the_released_one():
-    assert DacSeConfig().vocab_size == 9221
+def test_defaults_are_the_released_model():
+    config = DacSeConfig()
+    assert (config.vocab_size, config.max_position_embeddings) == (9221, 8192)
+    assert config.rope_parameters == {"rope_type": "default", "rope_theta": 100_000.0}
+    assert (config.rms_norm_eps, config.attention_dropout, config.initializer_range) == (1e-6, 0.1, 0.005)
+    assert {name: getattr(config, name) for name in SIZES["1B"]} == SIZES["1B"]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,13 @@ def test_plain_llama_configuration_keeps_its_shape_and_takes_the_layouts_ids(tmp
     }
     assert (config.model_type, config.architectures) == ("dacse", ["DacSeForEnhancement"])
     assert (config.bos_token_id, config.pad_token_id, config.eos_token_id) == (0, 1, 2)
+
+
+def test_a_plain_llamas_missing_fields_are_llamas_defaults(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 9221}')
+    config, llama = DacSeConfig.from_pretrained(tmp_path), LlamaConfig()
+    for name in ("hidden_size", "rope_parameters", "attention_dropout", "tie_word_embeddings"):
+        assert getattr(config, name) == getattr(llama, name) != getattr(DacSeConfig(), name)
 
 
 def test_plain_llama_configuration_of_another_vocabulary_is_refused(tmp_path):

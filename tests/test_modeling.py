@@ -140,7 +140,7 @@ def test_saved_directory_runs_where_the_package_cannot_be_imported(tmp_path):
         expected = torch.load("it")
         model = AutoModel.from_pretrained("model", trust_remote_code=True)
         model.save_pretrained("again")
-        for path, auto_class in [("model", AutoModelForCausalLM), ("again", AutoModel), ("again", AutoModelForCausalLM)]:
+        for path, auto_class in ("model", AutoModelForCausalLM), ("again", AutoModel), ("again", AutoModelForCausalLM):
             model = auto_class.from_pretrained(path, trust_remote_code=True)
             assert type(model).__module__.startswith("transformers_modules.")
             assert torch.equal(model.generate(**expected["prompts"]), expected["ids"])
