@@ -5,6 +5,7 @@ import typer
 from dacse.app import app as demo
 from dacse.enhance import enhance
 from dacse.info import info
+from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 
 app = typer.Typer(
@@ -14,6 +15,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(enhance)
+app.command()(evaluate)
 app.command()(info)
 app.command("app")(demo)
 app.command()(push)

@@ -82,6 +82,7 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
     path = folder / "run.json"
     described = {
         "name": test_set.name,
+        "hub_id": test_set.hub_id,
         "checksum": test_set.checksum,
         "clips": len(test_set.clips),
         "tasks": dict(Counter(clip.task for clip in test_set.clips)),

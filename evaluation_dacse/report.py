@@ -5,19 +5,12 @@ import math
 from pathlib import Path
 
 import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
-# The paper's table for the HiFiTTS-2 test set (arXiv 2510.02187); lower is better for WER only
+# The paper's table for the HiFiTTS-2 test set (arXiv 2510.02187)
+PAPER_COLUMNS = "dnsmos_ovrl dnsmos_sig dnsmos_bak dnsmos_p808 pesq speech_bert_score plcmos wer".split()
 PAPER = {
-    "columns": [
-        "dnsmos_ovrl",
-        "dnsmos_sig",
-        "dnsmos_bak",
-        "dnsmos_p808",
-        "pesq",
-        "speech_bert_score",
-        "plcmos",
-        "wer",
-    ],
     "noisy": [2.44, 3.18, 2.79, 3.11, 2.63, 0.89, 3.84, 0.25],
     "clean": [3.03, 3.41, 3.80, 3.64, 4.50, 1.00, 4.41, 0.00],
     "LLaSE-G1": [2.90, 3.24, 3.83, 3.47, 1.98, 0.86, 4.19, 0.27],
@@ -28,7 +21,7 @@ PAPER_TEST_SET = "hifitts2"
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes `report.md`, `plots/`, `model-index.yaml` and `.eval_results/` into a run's folder.
+    """Writes `report.md`, `plots/` and, for its first DAC-SE1 checkpoint, a card's metadata into a run's folder.
 
     Returns:
         the path of `report.md`.
@@ -40,9 +33,9 @@ def write_report(folder: str | Path) -> Path:
     plots = draw_plots(folder, summary)
     report = folder / "report.md"
     report.write_text(markdown(summary, [plot.relative_to(folder) for plot in plots]))
-    for system in summary["systems"]:
-        if system.startswith("dacse"):
-            write_eval_results(folder, summary, system)
+    ours = [system for system in summary["systems"] if system.startswith("dacse")]
+    if ours:
+        write_card_metadata(folder, summary, ours[0])
     return report
 
 
@@ -51,8 +44,8 @@ def markdown(summary: dict, plots: list[Path] = ()) -> str:
     test_set = summary["test_set"]
     parts = [
         f"# {test_set['name']}",
-        f"{test_set['clips']} clips, checksum `{test_set['checksum']}`. Means over clips with 95 % bootstrap intervals "
-        f"(percentile, resampled by clip); arrows point to the better side.",
+        f"{test_set['clips']} clips, checksum `{test_set['checksum']}`. Means over clips with 95 % intervals "
+        "(percentile bootstrap over clips). Arrows point to the better side; the best of the enhancers is bold.",
         "## All clips",
         score_table(summary, "overall"),
         "## Difference from noisy",
@@ -136,12 +129,8 @@ def unscorable_table(summary: dict) -> str:
 
 def paper_table(summary: dict) -> str:
     """The published figures, in the columns of this run."""
-    columns = [name for name in PAPER["columns"] if name in summary["metrics"]]
-    rows = [
-        [system, *(f"{dict(zip(PAPER['columns'], values, strict=True))[name]:.2f}" for name in columns)]
-        for system, values in PAPER.items()
-        if system != "columns"
-    ]
+    columns = {name: place for place, name in enumerate(PAPER_COLUMNS) if name in summary["metrics"]}
+    rows = [[system, *(f"{values[place]:.2f}" for place in columns.values())] for system, values in PAPER.items()]
     return table_of(["published", *(heading(summary, name) for name in columns)], rows)
 
 
@@ -150,7 +139,7 @@ def footer(summary: dict) -> str:
     environment = summary["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     systems = ", ".join(f"{name} {version}" for name, version in summary["versions"].items() if version != "-")
-    return f"{environment['machine']}; Python {environment['python']}, {packages}. Systems: {systems or 'none but itself'}."
+    return f"{environment['machine']}; Python {environment['python']}, {packages}. Systems: {systems or 'built in'}."
 
 
 def is_contender(system: str) -> bool:
@@ -184,36 +173,35 @@ def table_of(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def model_index(summary: dict, system: str, name: str, dataset_id: str | None = None) -> list[dict]:
-    """The `model-index` of a model card: every score of one system, overall.
-
-    Args:
-        summary: of the run.
-        system: whose scores.
-        name: of the model.
-        dataset_id: Hub id of the test set, where it has one.
-    """
+def eval_results(summary: dict, system: str) -> list[EvalResult]:
+    """Every score of one system over all clips, as a card's metadata takes them (`ModelCardData.eval_results`)."""
     test_set = summary["test_set"]
-    metrics = [
-        {"type": score, "name": summary["metrics"][score]["label"], "value": round(interval["mean"], 4)}
+    return [
+        EvalResult(
+            task_type="audio-to-audio",
+            task_name="Speech enhancement",
+            dataset_type=test_set["hub_id"] or test_set["name"],
+            dataset_name=f"{test_set['name']} ({test_set['clips']} clips, checksum {test_set['checksum']})",
+            metric_type=score,
+            metric_name=summary["metrics"][score]["label"],
+            metric_value=round(interval["mean"], 4),
+        )
         for score, interval in summary["systems"][system]["overall"].items()
         if interval["mean"] is not None
     ]
-    dataset = {"name": f"{test_set['name']} ({test_set['clips']} clips, {test_set['checksum']})"}
-    dataset["type"] = dataset_id or test_set["name"]
-    task = {"type": "audio-to-audio", "name": "Speech enhancement"}
-    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
 
 
-def write_eval_results(folder: Path, summary: dict, system: str) -> None:
-    """Writes `model-index.yaml` and `.eval_results/TESTSET.yaml` for a checkpoint of ours."""
-    index = model_index(summary, system, name="DAC-SE1")
+def write_card_metadata(folder: Path, summary: dict, system: str) -> None:
+    """Writes `model-index.yaml` and, for a test set on the Hub, the `.eval_results/` its leaderboard reads."""
+    results = eval_results(summary, system)
+    index = eval_results_to_model_index("DAC-SE1", results)
     (folder / "model-index.yaml").write_text(yaml.safe_dump({"model-index": index}, sort_keys=False))
-    results = folder / ".eval_results"
-    results.mkdir(exist_ok=True)
-    dataset = {"id": summary["test_set"]["name"], "revision": summary["test_set"]["checksum"]}
-    entries = [
-        {"dataset": {**dataset, "task_id": metric["type"]}, "value": metric["value"]}
-        for metric in index[0]["results"][0]["metrics"]
-    ]
-    (results / f"{summary['test_set']['name']}.yaml").write_text(yaml.safe_dump(entries, sort_keys=False))
+    hub_id = summary["test_set"]["hub_id"]
+    if hub_id:
+        entries = [
+            EvalResultEntry(dataset_id=hub_id, task_id=result.metric_type, value=result.metric_value)
+            for result in results
+        ]
+        path = folder / ".eval_results" / f"{summary['test_set']['name']}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))

@@ -8,7 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,7 @@ class TestSet:
 
     name: str
     clips: Sequence[Clip]
+    hub_id: str | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -141,7 +142,8 @@ def dataset_test_set(source: str, folder: Path, split: str) -> TestSet:
             target = recording(row[clean])[0] if clean else None
             yield {"name": name, "task": row.get("task", "all"), "noisy": waveform, "clean": target, "rate": rate}
 
-    return write_test_set(folder, Path(source).name, rows(), {"source": source, "split": split})
+    test_set = write_test_set(folder, Path(source).name, rows(), {"source": source, "split": split})
+    return replace(test_set, hub_id=None if Path(source).exists() else source)
 
 
 def render_test_set(

@@ -14,7 +14,7 @@ class Pesq(WaveformMetric):
 
     sampling_rate = 16000
     min_seconds = 0.25
-    scales = {"pesq": Scale("PESQ", 1.0, 4.64, True)}
+    scales = {"pesq": Scale("PESQ", 1.0, 4.65, True)}
     cite = "ITU-T Recommendation P.862.2 (2007), as implemented by the Python package pesq."
 
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:

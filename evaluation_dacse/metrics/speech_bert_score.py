@@ -45,7 +45,7 @@ class SpeechBertScore(WaveformMetric):
         self.layer = layer
 
     @torch.inference_mode()
-    def features(self, waveform: np.ndarray) -> torch.Tensor:
+    def hidden_states(self, waveform: np.ndarray) -> torch.Tensor:
         """Hidden states (frame, feature)."""
         inputs = self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt").to(
             self.encoder.device
@@ -53,4 +53,6 @@ class SpeechBertScore(WaveformMetric):
         return self.encoder(**inputs, output_hidden_states=True).hidden_states[self.layer][0]
 
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        return {"speech_bert_score": bert_score_precision(self.features(prediction), self.features(reference))}
+        return {
+            "speech_bert_score": bert_score_precision(self.hidden_states(prediction), self.hidden_states(reference))
+        }
