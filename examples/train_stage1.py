@@ -7,18 +7,19 @@ from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.data import load_codec
-from training_dacse.runs import make_model, make_trainer, token_caches
+from training_dacse.data import find_codec
+from training_dacse.runs import make_data, make_model, make_trainer, save_for_use
 
 
 def main():
     data, args = parse_arguments(DataArguments, DacSeTrainingArguments)
     set_seed(args.seed)
-    model = make_model(data.model, load_codec(data.codec), data.model_overrides, data.num_codebooks)
-    train, valid = token_caches(data, args.output_dir, model.config)
-    trainer = make_trainer(model, args, train, valid)
+    codec = find_codec(data.codec or data.model)
+    model = make_model(data, codec)
+    train, valid = make_data(data, args.output_dir, codec, model.config)
+    trainer = make_trainer(model, args, train, valid, codec)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
-    trainer.save_model()
+    save_for_use(trainer, codec)
     trainer.save_metrics("eval", trainer.evaluate())
 
 

@@ -14,7 +14,10 @@ class DataArguments:
     """The model to train and the clips it is trained on."""
 
     data: str = field(metadata={"help": "clean speech (folder, manifest, data set) or a folder of noisy/clean pairs"})
-    codec: str = field(metadata={"help": "folder or Hub id of a DacModel, or of a processor that holds one"})
+    codec: str | None = field(
+        default=None,
+        metadata={"help": "folder or Hub id of a DacModel or of a processor that holds one; else the model's"},
+    )
     model: str = field(
         default="tiny", metadata={"help": "size of a new model, or folder or Hub id of one to go on with"}
     )
@@ -22,6 +25,7 @@ class DataArguments:
         default=None, metadata={"help": "of a new model: 'hidden_size=256,num_hidden_layers=6'"}
     )
     recipe: str | None = field(default=None, metadata={"help": "YAML of the degradations; none for a folder of pairs"})
+    tasks: list[str] | None = field(default=None, metadata={"help": "tasks of the recipe; else all"})
     where: str | None = field(
         default=None, metadata={"help": "rows of a manifest: 'bandwidth_hz >= 14500 and snr_db >= 30'"}
     )
@@ -37,6 +41,9 @@ class DataArguments:
     train_clips: int = field(default=20000, metadata={"help": "degraded clips in the cache (pairs: all there are)"})
     valid_clips: int = field(default=16, metadata={"help": "held-out clips of each task"})
     num_codebooks: int | None = field(default=None, metadata={"help": "train on the first codebooks only"})
+    on_the_fly: bool = field(
+        default=False, metadata={"help": "degrade and encode training clips in the loader's workers, without a cache"}
+    )
     cache_processes: int = field(default=1, metadata={"help": "processes that degrade and encode"})
     pairs_seed: int = field(default=0, metadata={"help": "of clips, tasks and degradations"})
     skip_broken: bool = field(default=False, metadata={"help": "count unreadable or silent recordings, go on without"})
@@ -65,6 +72,7 @@ class DacSeTrainingArguments(TrainingArguments):
     curriculum_steps: int = field(
         default=0, metadata={"help": "steps from the easiest clips to all of them; 0 for none"}
     )
+    listen_clips: int = field(default=0, metadata={"help": "held-out clips enhanced and logged at every evaluation"})
     remove_unused_columns: bool = False  # the collator needs them all
     logging_nan_inf_filter: bool = False  # a NaN must be seen
     prediction_loss_only: bool = True  # the trainer measures accuracy itself; logits of a whole set fill the memory
@@ -74,25 +82,59 @@ class DacSeTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
-def parse_arguments(*types: type, argv: list[str] | None = None) -> tuple:
+@dataclass
+class Stage2Arguments:
+    """How one model is fine-tuned on task after task; `max_steps` is the length of a sub-stage."""
+
+    order: list[str] | None = field(
+        default=None, metadata={"help": "tasks, one after the other; else all of the recipe"}
+    )
+    rounds: int = field(default=1, metadata={"help": "times the order is gone through"})
+    replay: float = field(default=0.0, metadata={"help": "share of other tasks' clips in a sub-stage"})
+    anchor: str = field(default="none", metadata={"help": "against forgetting", "choices": ["none", "l2sp", "ewc"]})
+    anchor_strength: float = field(default=1.0, metadata={"help": "of the anchor"})
+
+    def __post_init__(self):
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"replay is {self.replay}; it is a share within [0, 1)")
+
+
+@dataclass
+class AdapterArguments:
+    """The shape of a LoRA adapter."""
+
+    rank: int = field(default=8, metadata={"help": "of the update; file size and capacity grow with it"})
+    alpha: float = field(default=16.0, metadata={"help": "the update is scaled by alpha / rank"})
+    modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"], metadata={"help": "layers that are adapted"}
+    )
+    purpose: str = field(default="own recordings", metadata={"help": "what it is for, in words for its card"})
+
+
+def parse_arguments(*types: type, defaults: dict | None = None, argv: list[str] | None = None) -> tuple:
     """Fills dataclasses from `--config FILE.yaml` and the command line; the command line wins.
 
     Args:
         types: dataclasses whose fields are the options.
+        defaults: options in place of those of the dataclasses; the YAML file wins over them.
         argv: `sys.argv[1:]` when left out.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--config" in argv:
         position = argv.index("--config")
-        path = Path(argv[position + 1])
-        argv = yaml_options(path) + argv[:position] + argv[position + 2 :]
-    return HfArgumentParser(types).parse_args_into_dataclasses(argv)
+        settings = yaml.safe_load(Path(argv[position + 1]).read_text())
+        argv = as_options(settings) + argv[:position] + argv[position + 2 :]
+    return HfArgumentParser(types).parse_args_into_dataclasses(as_options(defaults or {}) + argv)
 
 
-def yaml_options(path: Path) -> list[str]:
-    """The settings of a YAML file as command-line options."""
+def as_options(settings: dict) -> list[str]:
+    """Settings as command-line options.
+
+    >>> as_options({"bf16": True, "tasks": ["noise", "room"], "noise": None})
+    ['--bf16', 'True', '--tasks', 'noise', 'room']
+    """
     options = []
-    for name, value in (yaml.safe_load(path.read_text()) or {}).items():
+    for name, value in settings.items():
         if value is not None:
             options += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return options

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DacModel
 
-from processing_dacse.codec_dacse import encode_in_pieces
+from processing_dacse.codec_dacse import encode_in_pieces, load_codec
 
 from .recipe import lowest_snr
 from .sources import Clips
@@ -38,10 +38,10 @@ CACHE_FEATURES = Features(
 )
 
 
-def load_codec(path: str | Path) -> DacModel:
+def find_codec(path: str | Path) -> DacModel:
     """The codec in a folder or repository, also where it stands inside a processor's (`audio_tokenizer/`)."""
     inside = (Path(path) / "audio_tokenizer").is_dir()
-    return DacModel.from_pretrained(path, subfolder="audio_tokenizer" if inside else "").eval()
+    return load_codec(path, **({"subfolder": "audio_tokenizer"} if inside else {})).eval()
 
 
 def codec_fingerprint(codec: DacModel) -> str:
@@ -90,7 +90,7 @@ def build_token_cache(
         ValueError: `folder` holds a cache made with another codec, recipe or speech.
     """
     folder = Path(folder)
-    codec = load_codec(codec_path)
+    codec = find_codec(codec_path)
     count = len(pairs) if count is None else count
     description = {
         "codec": codec_fingerprint(codec),
@@ -159,7 +159,7 @@ worker = {}  # what a process of the pool was given: pairs, codec, folder, batch
 def start_worker(pairs, codec_path: str, folder: Path, batch_size: int) -> None:
     """Loads the codec once per process."""
     torch.set_num_threads(1)
-    worker.update(pairs=pairs, codec=load_codec(codec_path), folder=folder, batch_size=batch_size)
+    worker.update(pairs=pairs, codec=find_codec(codec_path), folder=folder, batch_size=batch_size)
 
 
 def work(shard: range) -> None:

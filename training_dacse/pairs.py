@@ -19,6 +19,17 @@ from .sources import AUDIO_SUFFIXES, SILENCE_RMS, BackgroundClips, Clips, find_c
 
 logger = logging.getLogger(__name__)
 
+HOLD_OUT = 10  # of given pairs, one in so many is held out
+
+
+def whole_frames(seconds: float, sampling_rate: int, hop_length: int) -> int:
+    """Whole frames in `seconds`, at least one.
+
+    >>> whole_frames(2.0, 44100, 1024), whole_frames(86 * 1024 / 44100, 44100, 1024)
+    (86, 86)
+    """
+    return max(1, math.floor(seconds * sampling_rate / hop_length + 1e-6))
+
 
 class DegradedPairs:
     """Pair `index` of an endless supply, the same for the same (seed, index) in every process.
@@ -52,7 +63,8 @@ class DegradedPairs:
         self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
         self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
         shortest, longest = recipe.clip_seconds
-        self.clip_frames = self.frames(shortest), self.frames(min(longest, max_seconds))
+        bounds = (shortest, min(longest, max_seconds))
+        self.clip_frames = tuple(whole_frames(seconds, sampling_rate, hop_length) for seconds in bounds)
         if self.clip_frames[0] > self.clip_frames[1]:
             raise ValueError(
                 f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
@@ -96,10 +108,6 @@ class DegradedPairs:
         usable = max(shortest, waveform.shape[-1] // self.hop_length * self.hop_length)
         return fit_length(waveform, min(usable, longest))
 
-    def frames(self, seconds: float) -> int:
-        """Whole frames in `seconds`, at least one."""
-        return max(1, math.floor(seconds * self.sampling_rate / self.hop_length + 1e-6))
-
 
 class PairedFiles:
     """Noisy recordings with their clean partners: folders `noisy/` and `clean/`, or `*noisy*` beside `*clean*` names.
@@ -107,18 +115,37 @@ class PairedFiles:
     Long pairs give several clips of at most `max_seconds`, one after the other. A pair is a dict as in
     `DegradedPairs`; its task is `task`.
 
+    Args:
+        folder: of the recordings.
+        sampling_rate, hop_length: the codec's.
+        max_seconds: what the model's context holds.
+        task: name of what the pairs teach.
+        part: "all", or "valid" for every tenth pair, or "train" for the others.
+
     Raises:
         FileNotFoundError: no pairs, or a recording without its partner.
         ValueError: partners of different length or rate, or a silent clean recording.
     """
 
     def __init__(
-        self, folder: str | Path, sampling_rate: int, hop_length: int, max_seconds: float, task: str = "pairs"
+        self,
+        folder: str | Path,
+        sampling_rate: int,
+        hop_length: int,
+        max_seconds: float,
+        task: str = "pairs",
+        part: str = "all",
     ):
         self.sampling_rate, self.hop_length, self.tasks = sampling_rate, hop_length, [task]
-        self.frames = max(1, math.floor(max_seconds * sampling_rate / hop_length))
+        self.frames = whole_frames(max_seconds, sampling_rate, hop_length)
         self.clips = []  # (noisy, clean, first frame)
-        self.pairs = find_pairs(Path(folder))
+        pairs = find_pairs(Path(folder))
+        if part != "all" and len(pairs) < 2:
+            raise ValueError(
+                f"{folder}: one pair cannot be both trained on and held out; add pairs or give valid_data"
+            )
+        held_out = set(pairs[::HOLD_OUT])
+        self.pairs = [pair for pair in pairs if part == "all" or (pair in held_out) == (part == "valid")]
         for noisy, clean in self.pairs:
             here, there = soundfile.info(noisy), soundfile.info(clean)
             if here.samplerate != there.samplerate:
@@ -195,6 +222,7 @@ def corpus_pairs(
     noise: str | None = None,
     rooms: str | None = None,
     music: str | None = None,
+    tasks: list[str] | None = None,
     **options,
 ) -> DegradedPairs:
     """Pairs from a corpus of clean speech.
@@ -207,6 +235,7 @@ def corpus_pairs(
         split: rows of such a manifest.
         where: further filter of the speech rows.
         noise, rooms, music: folders, manifests or data sets of their own; without rooms small ones are simulated.
+        tasks: of the recipe; all when left out.
         options: `seed` and what else `DegradedPairs` takes.
     """
     manifest = manifest_of(Path(data))
@@ -226,4 +255,5 @@ def corpus_pairs(
         sources["room"] = MeasuredRooms(find_clips(rooms) if rooms else find_clips(data, rows("rir")))
     if music:
         sources["music"] = BackgroundClips(find_clips(music))
-    return DegradedPairs(speech, Recipe.from_yaml(recipe, sources), sampling_rate, hop_length, **options)
+    mix = Recipe.from_yaml(recipe, sources)
+    return DegradedPairs(speech, mix.only(*tasks) if tasks else mix, sampling_rate, hop_length, **options)

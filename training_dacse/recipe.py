@@ -105,6 +105,14 @@ class Recipe:
         """Changes with any task, range or probability; the same for the same recipe written differently."""
         return hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:16]
 
+    def only(self, *tasks: str) -> "Recipe":
+        """This recipe reduced to some of its tasks."""
+        for task in tasks:
+            if task not in self.tasks:
+                raise ValueError(f"unknown task {task!r}; the recipe has {', '.join(self.tasks)}")
+        kept = {task: self.description["tasks"][task] for task in tasks}
+        return Recipe({**self.description, "tasks": kept}, self.sources)
+
     def degrade(
         self, clean: np.ndarray, sampling_rate: int, rng: Generator, task: str | None = None
     ) -> tuple[np.ndarray, np.ndarray, str, Parameters]:

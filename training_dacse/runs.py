@@ -1,73 +1,101 @@
-"""The pieces of a run put together: model, token caches and trainer from a run's arguments."""
+"""The pieces of a run put together: model, data and trainer from a run's arguments."""
 
+import logging
+import math
 from pathlib import Path
 
 from accelerate import PartialState
 from transformers import DacModel
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
+from processing_dacse import DacSeProcessor
 
 from .arguments import DacSeTrainingArguments, DataArguments
 from .collator import TokenCollator
-from .data import TokenCache, build_token_cache, load_codec
-from .pairs import PairedFiles, corpus_pairs
+from .data import TokenCache, TokensOnTheFly, build_token_cache
+from .listening import AudioCallback
+from .pairs import DegradedPairs, PairedFiles, corpus_pairs
 from .trainer import DacSeTrainer
 
+logger = logging.getLogger(__name__)
 
-def make_model(name: str, codec: DacModel, overrides: str | None = None, num_codebooks: int | None = None):
+
+def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
     """A new model of a size fitted to a codec's grid, or one from a folder or the Hub.
 
     Raises:
         ValueError: a model whose codebooks are not the codec's.
     """
-    grid = {"num_codebooks": num_codebooks or codec.config.n_codebooks, "codebook_size": codec.config.codebook_size}
-    if "/" not in name and not Path(name).exists():
-        config = DacSeConfig.from_size(name, **grid)
-        if overrides:
-            config.update_from_string(overrides)
+    grid = {
+        "num_codebooks": data.num_codebooks or codec.config.n_codebooks,
+        "codebook_size": codec.config.codebook_size,
+    }
+    if "/" not in data.model and not Path(data.model).exists():
+        config = DacSeConfig.from_size(data.model, **grid)
+        if data.model_overrides:
+            config.update_from_string(data.model_overrides)
         return DacSeForEnhancement(config)
-    model = DacSeForEnhancement.from_pretrained(name)
+    model = DacSeForEnhancement.from_pretrained(data.model)
     for key, value in grid.items():
         if getattr(model.config, key) != value:
             raise ValueError(
-                f"{name}: {key} is {getattr(model.config, key)}, but the codec has {value}; give its own codec"
+                f"{data.model}: {key} is {getattr(model.config, key)}, but the codec has {value}; give the codec the "
+                "model was trained with"
             )
     return model
 
 
-def token_caches(data: DataArguments, output_dir: str, config: DacSeConfig) -> tuple[TokenCache, TokenCache]:
-    """Builds, or finds, the caches of training and held-out clips; the first process of a launch does the work."""
-    codec = load_codec(data.codec).config
-    rate, hop = codec.sampling_rate, codec.hop_length
-    common = {"max_seconds": config.max_frames * hop / rate, "skip_broken": data.skip_broken}
-    sources = {"noise": data.noise, "rooms": data.rooms, "music": data.music}
+def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeConfig) -> DegradedPairs | PairedFiles:
+    """The training (`split="train"`) or held-out (`"valid"`) pairs of a run."""
+    rate, hop = codec.config.sampling_rate, codec.config.hop_length
+    folder = data.valid_data if split == "valid" and data.valid_data else data.data
+    longest = config.max_frames * hop / rate
+    if data.recipe is None:
+        return PairedFiles(folder, rate, hop, longest, part="all" if data.valid_data else split)
+    return corpus_pairs(
+        folder,
+        data.recipe,
+        rate,
+        hop,
+        split=split,
+        where=data.where,
+        noise=data.noise,
+        rooms=data.rooms,
+        music=data.music,
+        tasks=data.tasks,
+        seed=data.pairs_seed + (split == "valid"),
+        max_seconds=longest,
+        tasks_in_turn=split == "valid",
+        skip_broken=data.skip_broken,
+    )
 
-    def degraded(split: str, seed: int, in_turn: bool):
-        speech = data.valid_data if split == "valid" and data.valid_data else data.data
-        options = {"split": split, "where": data.where, "seed": seed, "tasks_in_turn": in_turn}
-        return corpus_pairs(speech, data.recipe, rate, hop, **sources, **common, **options)
 
+def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: DacSeConfig) -> tuple:
+    """Training and held-out rows: caches, built by the first process of a launch, or training rows on the fly.
+
+    Raises:
+        ValueError: held-out speech that is also trained on.
+    """
+    train, valid = (make_pairs(data, split, codec, config) for split in ("train", "valid"))
+    if data.recipe and data.valid_data is None and train.speech.fingerprint == valid.speech.fingerprint:
+        raise ValueError(f"{data.data} has no split of its own to hold out; give other speakers as valid_data")
     folder = Path(data.cache or Path(output_dir) / "tokens")
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    where, processes = data.codec or data.model, data.cache_processes
     with PartialState().main_process_first():
-        caches = []
-        for split, seed in (("train", data.pairs_seed), ("valid", data.pairs_seed + 1)):
-            if data.recipe:
-                pairs = degraded(split, seed, in_turn=split == "valid")
-                count = data.train_clips if split == "train" else data.valid_clips * len(pairs.recipe.tasks)
-            else:
-                speech = data.valid_data if split == "valid" and data.valid_data else data.data
-                pairs = PairedFiles(speech, rate, hop, common["max_seconds"])
-                count = len(pairs)
-            cache = build_token_cache(folder / split, pairs, data.codec, count, data.cache_processes)
-            cache.num_codebooks = config.num_codebooks
-            caches.append(cache)
-    return tuple(caches)
+        count = data.valid_clips * len(valid.tasks) if data.recipe else len(valid)
+        held_out = build_token_cache(folder / "valid", valid, where, count, processes)
+        count = data.train_clips if data.recipe else len(train)
+        if data.on_the_fly:
+            rows = TokensOnTheFly(train, codec, count, config.num_codebooks)
+        else:
+            rows = build_token_cache(folder / "train", train, where, count, processes)
+    rows.num_codebooks = held_out.num_codebooks = config.num_codebooks
+    return rows, held_out
 
 
-def make_trainer(model, args: DacSeTrainingArguments, train, valid) -> DacSeTrainer:
-    """The trainer of a stage over two token caches."""
-    return DacSeTrainer(
+def make_trainer(model, args: DacSeTrainingArguments, train, valid: TokenCache, codec: DacModel | None = None):
+    """The trainer of a stage; with a codec and `listen_clips`, held-out clips are enhanced at every evaluation."""
+    trainer = DacSeTrainer(
         model=model,
         args=args,
         tasks=train.tasks,
@@ -75,3 +103,22 @@ def make_trainer(model, args: DacSeTrainingArguments, train, valid) -> DacSeTrai
         eval_dataset=valid,
         data_collator=TokenCollator(model.config),
     )
+    logger.info("training on %s", args.device)
+    if codec is not None and args.listen_clips:
+        clips = {f"{valid.rows[number]['task']}_{number}": valid[number] for number in range(args.listen_clips)}
+        trainer.add_callback(AudioCallback(clips, codec, args.output_dir))
+    return trainer
+
+
+def save_for_use(trainer: DacSeTrainer, codec: DacModel) -> None:
+    """Leaves model and processor in the output folder, as `dacse enhance --model` reads them."""
+    trainer.save_model()
+    config = trainer.model.config
+    if trainer.is_world_process_zero() and config.num_codebooks == codec.config.n_codebooks:
+        DacSeProcessor.from_codec(codec, first_code_id=config.first_code_id).save_pretrained(trainer.args.output_dir)
+
+
+def task_losses(trainer: DacSeTrainer) -> dict[str, float]:
+    """Held-out loss (nats per token) of every task."""
+    metrics = trainer.evaluate()
+    return {task: metrics.get(f"eval_loss/{task}", math.nan) for task in trainer.tasks}

@@ -1,0 +1,27 @@
+"""Stage 2: the stage 1 model fine-tuned on task after task; what it forgets is in OUT/forgetting.json and .png:
+
+python examples/train_stage2.py --config examples/configs/stage2_tiny.yaml --data CORPUS --model STAGE1 --output OUT
+"""
+
+from transformers import set_seed
+
+from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
+from training_dacse.data import find_codec
+from training_dacse.runs import make_data, make_model, make_trainer, save_for_use
+from training_dacse.stages import train_tasks
+
+
+def main():
+    data, stage, args = parse_arguments(DataArguments, Stage2Arguments, DacSeTrainingArguments)
+    set_seed(args.seed)
+    codec = find_codec(data.codec or data.model)
+    model = make_model(data, codec)
+    train, valid = make_data(data, args.output_dir, codec, model.config)
+    matrix = train_tasks(model, args, stage, train, valid)
+    save_for_use(make_trainer(model, args, train, valid), codec)
+    for task, forgotten in matrix.forgetting().items():
+        print(f"{task}: {matrix.losses[0][matrix.tasks.index(task)]:.3f} before, forgot {forgotten:.3f}")
+
+
+if __name__ == "__main__":
+    main()
