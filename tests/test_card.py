@@ -18,7 +18,7 @@ FACTS = Facts(
     language=["en"],
     training_data=[
         DataSource("Rain and talk", "CC0-1.0", "user/rain"),
-        DataSource("Own recordings", "all rights kept"),
+        DataSource("Own speech", "all rights kept"),
     ],
     compute="one minute on two CPU cores",
     limits=["It has heard one voice only."],
