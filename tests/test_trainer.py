@@ -1,0 +1,162 @@
+"""The trainer computes the loss it should, whatever the batch shape, and a resumed run is the uninterrupted one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.tiny import tiny_codec, tiny_model
+from training_dacse.arguments import DacSeTrainingArguments
+from training_dacse.collator import TokenCollator
+from training_dacse.listening import AudioCallback, enhance_codes
+from training_dacse.trainer import DacSeTrainer
+
+
+class Rows(torch.utils.data.Dataset):
+    """Random codes whose clean side is a copy of the noisy one: something to learn."""
+
+    tasks = ["noise", "room"]
+
+    def __init__(self, count: int, frames: tuple[int, ...] = (4,)):
+        generator = torch.Generator().manual_seed(0)
+        self.codes = [torch.randint(16, (3, frames[i % len(frames)]), generator=generator) for i in range(count)]
+        self.task_numbers, self.snr_db = torch.arange(count) % 2, torch.linspace(0, 10, count)
+
+    def __len__(self):
+        return len(self.codes)
+
+    def __getitem__(self, index):
+        return {"noisy": self.codes[index], "clean": self.codes[index], "task": int(self.task_numbers[index])}
+
+
+def trainer(folder, rows=None, model=None, **settings):
+    settings = {"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"} | settings
+    args = DacSeTrainingArguments(
+        output_dir=str(folder),
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        lr_scheduler_type="constant",
+        **settings,
+    )
+    rows, model = rows or Rows(16), model or tiny_model()
+    collator = TokenCollator(model.config)
+    return DacSeTrainer(
+        model=model, args=args, tasks=Rows.tasks, train_dataset=rows, eval_dataset=rows, data_collator=collator
+    )
+
+
+def losses(run):
+    return [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+
+
+def weights(run):
+    return torch.cat([weight.detach().flatten() for weight in run.model.parameters()])
+
+
+def test_the_loss_is_the_mean_over_clean_tokens_of_rows_of_any_length(tmp_path):
+    rows = Rows(6, frames=(2, 4, 3))
+    run = trainer(tmp_path, rows, per_device_eval_batch_size=6)
+    metrics = run.evaluate()
+    batch, total, count = TokenCollator(run.model.config)([rows[i] for i in range(6)]), 0.0, 0
+    per_task = {0: [], 1: []}
+    for row in range(6):  # one at a time, no padding, every token
+        length = int(batch["attention_mask"][row].sum())
+        ids, start = batch["input_ids"][row, :length], length // 2 + 1
+        log_probabilities = run.model(ids[None]).logits[0].log_softmax(-1)
+        row_loss = [-log_probabilities[position - 1, ids[position]].item() for position in range(start, length)]
+        total, count = total + sum(row_loss), count + len(row_loss)
+        per_task[row % 2] += row_loss
+    assert metrics["eval_loss"] == pytest.approx(total / count, rel=1e-5)
+    for number, task in enumerate(Rows.tasks):
+        assert metrics[f"eval_loss/{task}"] == pytest.approx(sum(per_task[number]) / len(per_task[number]), rel=1e-5)
+
+
+def test_training_lowers_the_loss_and_logs_tasks_and_codebooks(tmp_path):
+    run = trainer(tmp_path, max_steps=30)
+    run.train()
+    history = [entry for entry in run.state.log_history if "loss" in entry]
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert {"loss/noise", "loss/room", "accuracy/codebook_1", "accuracy/codebook_3"} <= set(history[-1])
+    assert history[-1]["accuracy/codebook_1"] > history[0]["accuracy/codebook_1"]
+
+
+def test_four_accumulated_batches_of_one_are_one_batch_of_four(tmp_path):
+    rows = Rows(16, frames=(2, 4))
+    one, four = (
+        trainer(
+            tmp_path,
+            rows,
+            tiny_model(attention_dropout=0.0),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+        )
+        for size in (4, 1)
+    )
+    for run in (one, four):
+        run.train()
+    assert losses(one) == pytest.approx(losses(four), rel=1e-4)
+    # float32 sums in another order, through Adam's division by small numbers
+    torch.testing.assert_close(weights(one), weights(four), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("balancing", ["none", "uncertainty", "gradnorm", "dwa"])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, balancing):
+    settings = {"max_steps": 6, "save_steps": 3, "save_strategy": "steps", "per_device_train_batch_size": 4}
+    settings |= {"balancing": balancing, "balanced_tasks": True, "curriculum_steps": 5}
+
+    def model():  # with dropout: the state of the random numbers must come back too
+        return tiny_model(attention_dropout=0.1)
+
+    whole = trainer(tmp_path / "run", model=model(), **settings)
+    whole.train()
+    resumed = trainer(tmp_path / "run", model=model(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert len(losses(whole)) == 6 and losses(resumed) == losses(whole)
+    assert torch.equal(weights(resumed), weights(whole))
+    assert torch.equal(resumed.balancing.weights, whole.balancing.weights)
+    if balancing in ("uncertainty", "gradnorm"):  # a period of dwa is longer than this run
+        assert not torch.equal(whole.balancing.weights, torch.ones(2))
+
+
+def test_a_nan_stops_the_run_before_a_checkpoint(tmp_path):
+    run = trainer(tmp_path, save_steps=1, save_strategy="steps")
+    with torch.no_grad():
+        run.model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 1 .*learning rate below 0\.01"):
+        run.train()
+    assert not list(Path(tmp_path).glob("checkpoint-*"))
+
+
+def test_a_wall_clock_budget_ends_the_run_and_counts_over_restarts(tmp_path):
+    settings = {"max_steps": 10_000, "max_seconds": 1.5, "save_steps": 10_000, "save_strategy": "steps"}
+    run = trainer(tmp_path, **settings)
+    run.train()
+    steps = run.state.global_step
+    assert 0 < steps < 10_000
+    rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+    assert rates[-1] < 0.2 * max(rates)
+    again = trainer(tmp_path, **settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == steps + 1  # nothing was left
+
+
+def test_clips_are_enhanced_and_logged_at_every_evaluation(tmp_path):
+    rows = Rows(2)
+    run = trainer(tmp_path, rows, max_steps=2, eval_strategy="steps", eval_steps=1)
+    run.add_callback(AudioCallback({"clip": rows[0]}, tiny_codec(), tmp_path))
+    run.train()
+    events = EventAccumulator(str(tmp_path / "audio"))
+    events.Reload()
+    assert set(events.Tags()["audio"]) == {"clip/noisy", "clip/clean", "clip/enhanced"}
+    assert [event.step for event in events.Audio("clip/enhanced")] == [1, 2]
+    assert "clip/enhanced/spectrogram" in events.Tags()["images"]
+    assert enhance_codes(run.model, rows[0]["noisy"]).shape == rows[0]["noisy"].shape
+
+
+def test_metrics_are_json(tmp_path):
+    run = trainer(tmp_path)
+    run.save_metrics("eval", run.evaluate())
+    assert "eval_loss/noise" in json.loads((tmp_path / "eval_results.json").read_text())
