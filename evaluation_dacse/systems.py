@@ -69,9 +69,15 @@ class DacSe:
     hears = "noisy"
 
     def __init__(self, model: str, adapter: str | None, device: str):
-        from modeling_dacse import DacSeForEnhancement
-        from pipeline_dacse import AudioEnhancementPipeline
+        from transformers import AutoProcessor
 
+        from modeling_dacse import DacSeConfig, DacSeForEnhancement
+        from pipeline_dacse import AudioEnhancementPipeline
+        from processing_dacse import DacSeProcessor
+
+        AutoProcessor.register(
+            DacSeConfig, DacSeProcessor, exist_ok=True
+        )  # so that the pipeline finds it by the model
         self.adapter = adapter
         self.enhance = AudioEnhancementPipeline(model=DacSeForEnhancement.from_pretrained(model), device=device)
 

