@@ -19,7 +19,7 @@ else:
     spaces = None
 
 import gradio as gr
-from comparison import Comparison
+from comparison import DNSMOS_SECONDS, Comparison, score
 from offer import Settings, adapters_beside, check_recording, load_pipelines, read_recording
 
 HERE = Path(__file__).parent
@@ -47,6 +47,7 @@ THEME = gr.themes.Soft(
     block_title_background_fill_dark="none",
     block_title_text_color="*neutral_700",
     block_title_text_color_dark="*neutral_200",
+    block_label_background_fill_dark="*neutral_800",
     block_label_text_color="*neutral_700",
     block_label_text_color_dark="*neutral_200",
     block_info_text_color="*neutral_600",
@@ -133,21 +134,20 @@ class Space:
         return gr.FileData(path=str(comparison.download))
 
     def run(self, path: str | None, *choices: Any) -> Iterator[tuple]:
-        """`compare` for the page: yields status, player and download after each window."""
+        """`compare` for the page: yields status, player, download and what is to be scored after each piece."""
         started = time.monotonic()
         try:
             for comparison in self.compare(path, *choices):
                 if not comparison.shown["done"]:
-                    yield _progress(comparison, time.monotonic() - started), comparison.state(), gr.skip()
+                    elapsed = time.monotonic() - started
+                    yield _progress(comparison, elapsed), comparison.state(), gr.skip(), gr.skip()
         except (ValueError, OSError) as error:
-            yield _message("alert", _without_folder(error, path)), gr.skip(), gr.skip()
+            yield _message("alert", _without_folder(error, path)), gr.skip(), gr.skip(), gr.skip()
             return
         seconds = time.monotonic() - started
         text = f"Done: {_span(comparison.shown['seconds'])} of audio in {_span(seconds)}."
         download = gr.DownloadButton(value=str(comparison.download), interactive=True)
-        yield _message("status", text), comparison.state(), download
-        comparison.score()
-        yield gr.skip(), comparison.state(), gr.skip()
+        yield _message("status", text), comparison.state(), download, comparison.excerpts()
 
     def blocks(self) -> gr.Blocks:
         """The page, with its events and its API endpoint `/enhance`."""
@@ -167,11 +167,13 @@ class Space:
                         elem_id="dacse-result",
                     )
                     download = gr.DownloadButton("Download the enhanced recording", interactive=False)
+                    scores = gr.HTML()
+            excerpts = gr.State()
 
             buttons = [start, cancel]
             waiting = start.click(
-                lambda: (*_busy(True), _message("status", "Waiting for the model …"), None, _no_download()),
-                outputs=[*buttons, status, player, download],
+                _clear,
+                outputs=[*buttons, status, player, download, excerpts, scores],
                 queue=False,
                 show_progress="hidden",
                 api_visibility="private",
@@ -179,13 +181,14 @@ class Space:
             running = waiting.then(
                 self.run,
                 [audio, *choices],
-                [status, player, download],
+                [status, player, download, excerpts],
                 show_progress="minimal",
                 show_progress_on=status,
                 api_visibility="private",
                 **MODEL_QUEUE,
             )
-            running.then(lambda: _busy(False), outputs=buttons, queue=False, api_visibility="private")
+            ready = running.then(lambda: _busy(False), outputs=buttons, queue=False, api_visibility="private")
+            ready.then(_scores, excerpts, scores, show_progress="hidden", api_visibility="private")
             cancel.click(
                 lambda: (*_busy(False), _message("status", "Cancelled. What was done until then can be heard.")),
                 outputs=[*buttons, status],
@@ -200,7 +203,14 @@ class Space:
         """The recording, and the choices in the order of `compare`."""
         models = list(self.pipelines)
         offered = {model: [BASE_MODEL, *self.adapters[model]] for model in models}
-        audio = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Noisy recording", editable=False)
+        audio = gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Noisy recording",
+            editable=False,
+            buttons=[],
+            elem_id="dacse-recording",
+        )
         gr.Markdown(
             f"Up to {self.settings.max_minutes:g} minutes, mono or stereo, WAV, FLAC, OGG, Opus or MP3. "
             "Recording and result stay on the machine that runs this page, for an hour.",
@@ -242,8 +252,26 @@ def _busy(busy: bool) -> tuple[gr.Button, gr.Button]:
     return gr.Button(visible=not busy), gr.Button(visible=busy)
 
 
-def _no_download() -> gr.DownloadButton:
-    return gr.DownloadButton(value=None, interactive=False)
+def _clear() -> tuple:
+    """Buttons, status, player, download, excerpts and scores before a new enhancement."""
+    download = gr.DownloadButton(value=None, interactive=False)
+    return *_busy(True), _message("status", "Waiting for the model …"), None, download, None, ""
+
+
+def _scores(excerpts: list | None) -> str:
+    """The table of DNSMOS before and after, where it can be had."""
+    rows = score(excerpts) if excerpts else []
+    if not rows:
+        return ""
+    cells = "".join(
+        f'<tr><th scope="row">{name}</th><td>{before:.2f}</td><td>{after:.2f}</td></tr>'
+        for name, before, after in rows
+    )
+    return (
+        f"<table class='dacse-scores'><caption>DNSMOS: the ratings of listeners as a model predicts them, "
+        f"over the first {DNSMOS_SECONDS} seconds at most.</caption><thead><tr><th scope='col'>Score, 1 to 5</th>"
+        f"<th scope='col'>Before</th><th scope='col'>After</th></tr></thead><tbody>{cells}</tbody></table>"
+    )
 
 
 def _message(role: str, text: str, progress: str = "") -> str:

@@ -62,7 +62,6 @@ class Comparison:
             "note": "",
             "confidence": {"seconds": 0, "values": []},
             "pictures": None,
-            "scores": None,
             "done": False,
         }
 
@@ -91,14 +90,10 @@ class Comparison:
         self._draw()
         self.shown["done"] = True
 
-    def score(self) -> None:
-        """Adds DNSMOS, where the `speechmos` package is there."""
-        if not importlib.util.find_spec("speechmos"):
-            return
-        before, after = (dnsmos(side, self.rate) for side in (self.before, self.after))
-        rows = [{"name": text, "before": before[key], "after": after[key]} for key, text in DNSMOS_NAMES.items()]
-        part = f", first {DNSMOS_SECONDS} seconds" if self.shown["seconds"] > DNSMOS_SECONDS else ""
-        self.shown["scores"] = {"caption": f"DNSMOS: listeners' ratings as a model predicts them{part}", "rows": rows}
+    def excerpts(self) -> list[np.ndarray]:
+        """Of both sides, what is scored: (sample,) at `DNSMOS_RATE`."""
+        parts = (side[:, : DNSMOS_SECONDS * self.rate].mean(0, keepdims=True) for side in (self.before, self.after))
+        return [resample(part, self.rate, DNSMOS_RATE)[0].clip(-1, 1) for part in parts]
 
     def state(self) -> dict[str, Any]:
         """What the player shows now."""
@@ -187,10 +182,11 @@ def thin(values: np.ndarray) -> list[float]:
     return [round(float(part.mean()), 3) for part in parts]
 
 
-def dnsmos(waveform: np.ndarray, rate: int) -> dict[str, float]:
-    """The DNSMOS of a waveform (channel, sample), mixed to mono."""
-    from speechmos import dnsmos as model  # seconds to import, and not always installed
+def score(excerpts: list[np.ndarray]) -> list[tuple[str, float, float]]:
+    """DNSMOS of both sides, by name; none where the `speechmos` package is missing."""
+    if not importlib.util.find_spec("speechmos"):
+        return []
+    from speechmos import dnsmos  # takes seconds to import
 
-    mono = waveform[:, : DNSMOS_SECONDS * rate].mean(0, keepdims=True)
-    scores = model.run(resample(mono, rate, DNSMOS_RATE)[0].clip(-1, 1), DNSMOS_RATE)
-    return {key: float(scores[key]) for key in DNSMOS_NAMES}
+    before, after = (dnsmos.run(excerpt, DNSMOS_RATE) for excerpt in excerpts)
+    return [(name, float(before[key]), float(after[key])) for key, name in DNSMOS_NAMES.items()]

@@ -163,22 +163,6 @@ function showConfidence() {
     "aria-label", `Confidence of the model over time, from 0 to 1; ${mean.toFixed(2)} on average`);
 }
 
-function showScores() {
-  const scores = comparison.scores;
-  find(".dacse-scores").hidden = !scores;
-  if (!scores) return;
-  find(".dacse-scores caption").textContent = scores.caption;
-  find(".dacse-scores tbody").replaceChildren(...scores.rows.map(({ name, before, after }) => {
-    const row = document.createElement("tr");
-    const head = document.createElement("th");
-    head.scope = "row";
-    head.textContent = name;
-    row.append(head);
-    for (const value of [before, after]) row.insertCell().textContent = value.toFixed(2);
-    return row;
-  }));
-}
-
 function show() {
   const previous = comparison;
   comparison = props.value;
@@ -209,7 +193,6 @@ function show() {
   applyGains();
   showAxis();
   showConfidence();
-  showScores();
   showPosition();
 }
 

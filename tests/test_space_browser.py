@@ -1,0 +1,290 @@
+"""The Space in a browser: everything a visitor does, seen and heard in headless Chromium."""
+
+import os
+import re
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+pytest.importorskip("gradio", reason="the Space needs the extra `app`")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+if not os.path.exists(CHROMIUM):
+    pytest.skip(f"needs {CHROMIUM} (Debian's package chromium)", allow_module_level=True)
+
+from tests.space_stand_in import AFTER_HZ, BEFORE_HZ, RATE, StandIn, served_space, tone, write_tone  # noqa: E402
+
+# Keeps what reaches the loudspeaker: `heard()` is the last half second of it.
+LISTEN = """
+const connect = AudioNode.prototype.connect;
+const blocks = [];
+AudioNode.prototype.connect = function (target, ...rest) {
+  if (target instanceof AudioDestinationNode && !target.tap) {
+    target.tap = target.context.createScriptProcessor(2048, 1, 1);
+    target.tap.onaudioprocess = (event) => blocks.push(Array.from(event.inputBuffer.getChannelData(0)));
+    connect.call(target.tap, target);
+  }
+  if (target instanceof AudioDestinationNode) connect.call(this, target.tap);
+  return connect.call(this, target, ...rest);
+};
+window.heard = () => blocks.slice(-11).flat();
+"""
+# WCAG 2 contrast of every piece of text on the page with what lies behind it; the worst ones.
+CONTRAST = """() => {
+  const channel = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const rgba = (text) => { const v = text.match(/[\\d.]+/g).map(Number); return v.length > 3 ? v : [...v, 1]; };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = rgba(getComputedStyle(node).backgroundColor);
+      if (colour[3] > 0.5) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const low = [];
+  for (const node of document.querySelectorAll("main *")) {
+    const text = [...node.childNodes].map((child) => (child.nodeType === 3 ? child.data.trim() : "")).join("");
+    if (!text || !node.checkVisibility({ checkOpacity: true, checkVisibilityCSS: true })) continue;
+    if (node.closest("button:disabled")) continue;
+    const [a, b] = [light(rgba(getComputedStyle(node).color)), light(behind(node))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) low.push(`${text.slice(0, 30)}: ${ratio.toFixed(2)}`);
+  }
+  return low;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    pipe = StandIn()
+    results = tmp_path_factory.mktemp("results")
+    limits = {"max_minutes": 0.5, "max_megabytes": 5}
+    with served_space({"one": pipe, "two": pipe}, {"one": ["dereverb"], "two": []}, results, **limits) as address:
+        yield address, pipe
+
+
+@pytest.fixture
+def pipe(space):
+    pipe = space[1]
+    pipe.gate.set()
+    pipe.pieces = pipe.most_running = 0
+    pipe.calls.clear()
+    yield pipe
+    pipe.gate.set()
+
+
+@contextmanager
+def visitor(browser, space, **options):
+    """A page of a visitor of their own; what it asked of other machines, and its errors, are checked at the end."""
+    context = browser.new_context(**options)
+    context.add_init_script(LISTEN)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    foreign, errors = [], []
+    page.on("request", lambda request: foreign.append(request.url) if foreign_address(request.url) else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if is_our_error(message) else None)
+    page.goto(space[0])
+    page.get_by_role("button", name="Enhance", exact=True).wait_for()
+    yield page
+    context.close()
+    assert not foreign and not errors, (foreign, errors)
+
+
+def foreign_address(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+
+def is_our_error(message) -> bool:
+    """Not Gradio's word that it cannot draw the waveform of a file that is no audio."""
+    return message.type == "error" and "Waveform load error" not in message.text
+
+
+def upload(page, path) -> None:
+    page.locator("input[type=file]").first.set_input_files(path)
+    page.get_by_text(os.path.basename(path)).or_(page.get_by_label("Clear")).first.wait_for()
+
+
+def start(page) -> None:
+    page.get_by_role("button", name="Enhance", exact=True).click()
+
+
+def wait_for_status(page, text: str) -> None:
+    page.locator("#dacse-status").get_by_text(text).wait_for()
+
+
+def play_button(page, name="Play"):
+    return page.get_by_role("region", name="Before and after").get_by_role("button", name=name)
+
+
+def wait_until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def heard_hz(page) -> float:
+    samples = np.array(page.evaluate("heard()"))
+    return np.abs(np.fft.rfft(samples * np.hanning(len(samples)))).argmax() * RATE / len(samples)
+
+
+def position(page) -> float:
+    return float(page.locator(".dacse-player").get_attribute("data-position"))
+
+
+def test_a_recording_is_enhanced_heard_on_both_sides_and_downloaded(browser, space, pipe, tmp_path):
+    with visitor(browser, space) as page:
+        upload(page, write_tone(tmp_path, 12))
+        start(page)
+        wait_for_status(page, "Done")
+        sizes = page.locator(".dacse-plot img").evaluate_all("images => images.map((image) => image.naturalWidth)")
+        assert len(sizes) == 2 and min(sizes) > 100
+        assert page.locator(".dacse-confidence path").get_attribute("d").count(",0.25") == 300  # 1 - 0.75
+
+        play_button(page).click()
+        wait_until(lambda: position(page) > 1)
+        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        page.get_by_text("Before", exact=True).first.click()
+        clock, where = time.monotonic(), position(page)
+        page.wait_for_timeout(800)
+        assert heard_hz(page) == pytest.approx(BEFORE_HZ, abs=3)
+        assert position(page) - where == pytest.approx(time.monotonic() - clock, abs=0.3)
+        page.keyboard.press("ArrowRight")  # the switch has the focus
+        page.wait_for_timeout(300)
+        loudness = np.abs(page.evaluate("heard()")).reshape(-1, 512).max(1)  # 12 ms each, the change of side in it
+        assert 0.15 < loudness.min() and loudness.max() < 0.3  # both tones peak in between: no gap, no click
+        page.get_by_label("Position").fill("10.5")
+        page.wait_for_timeout(500)
+        assert position(page) > 10.5 and heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        play_button(page).wait_for()  # at its end the player stops by itself
+        assert position(page) == 0
+
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").or_(page.get_by_role("link", name="Download")).last.click()
+        assert download.value.suggested_filename == "noisy.enhanced.wav"
+        audio, rate = soundfile.read(download.value.path())
+        np.testing.assert_allclose(audio, tone(12, AFTER_HZ) / 2, atol=2**-23)
+
+
+def test_what_is_done_can_be_heard_while_the_rest_is_made_and_cancelled(browser, space, pipe, tmp_path):
+    with visitor(browser, space) as page:
+        upload(page, write_tone(tmp_path, 25))
+        pipe.gate.clear()
+        start(page)
+        wait_for_status(page, "s left")
+        play_button(page).click()
+        wait_until(lambda: position(page) > 0.6)
+        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        assert 0 < pipe.pieces < 20
+        page.get_by_role("button", name="Cancel").click()
+        wait_for_status(page, "Cancelled")
+        wait_until(lambda: pipe.running == 0)
+        made = pipe.pieces
+        page.wait_for_timeout(700)
+        assert pipe.pieces == made < 25
+        assert page.get_by_role("button", name="Enhance", exact=True).is_visible()
+        assert play_button(page, re.compile("Play|Pause")).is_enabled()
+
+
+def test_work_stops_when_the_browser_is_closed(browser, space, pipe, tmp_path):
+    with visitor(browser, space) as page:
+        upload(page, write_tone(tmp_path, 25))
+        pipe.gate.clear()
+        start(page)
+        wait_until(lambda: pipe.pieces >= 1)
+    wait_until(lambda: pipe.running == 0)
+    assert pipe.pieces < 25
+
+
+def test_bad_recordings_are_answered_in_words(browser, space, pipe, tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "long.wav", np.ones(8000 * 7200 // 1000), 8)
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(1000))
+    (tmp_path / "disguised.wav").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(1000))
+    with visitor(browser, space) as page:
+        start(page)
+        wait_for_status(page, "There is no recording yet")
+        for name, message in {
+            "silent.wav": "silent.wav is silent",
+            "long.wav": "long.wav lasts 120.0 minutes; this demo takes up to 0.5",
+            "disguised.wav": "disguised.wav is not audio this demo can read",
+        }.items():
+            upload(page, tmp_path / name)
+            start(page)
+            wait_for_status(page, message)
+            assert page.get_by_role("alert").filter(has_text=message).is_visible()
+            page.get_by_label("Clear").first.click()
+        page.locator("input[type=file]").first.set_input_files(tmp_path / "clip.mp4")
+        page.get_by_text("Invalid file type").first.wait_for()
+    assert not pipe.calls
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_everything_fits_and_can_be_read(browser, space, pipe, scheme):
+    phone = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True, "color_scheme": scheme}
+    with visitor(browser, space, **phone) as page:
+        page.get_by_text("machine noise").click()
+        page.get_by_label("Clear").first.wait_for()
+        start(page)
+        wait_for_status(page, "Done")
+        page.get_by_text("Advanced").click()
+        page.get_by_label("Seed").wait_for()
+        page.locator(".dacse-scores").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+        assert page.evaluate(CONTRAST) == []
+        for control in page.locator(".dacse-switch label, .dacse-play").all():
+            assert control.bounding_box()["height"] >= 40  # pixels: wide enough for a finger
+        if "DACSE_SCREENSHOTS" in os.environ:
+            page.screenshot(path=f"{os.environ['DACSE_SCREENSHOTS']}/phone_{scheme}.png", full_page=True)
+
+
+def test_two_visitors_at_once_take_turns(browser, space, pipe, tmp_path):
+    with visitor(browser, space) as first, visitor(browser, space) as second:
+        for page in (first, second):
+            upload(page, write_tone(tmp_path, 3))
+        pipe.gate.clear()
+        start(first)
+        wait_for_status(first, "s left")
+        start(second)
+        wait_for_status(second, "Waiting for the model")
+        pipe.gate.set()
+        for page in (first, second):
+            wait_for_status(page, "Done")
+    assert pipe.most_running == 1 and len(pipe.calls) == 2
+
+
+def test_the_choices_of_the_page_reach_the_pipeline(browser, space, pipe, tmp_path):
+    with visitor(browser, space) as page:
+        upload(page, write_tone(tmp_path, 1))
+        page.get_by_label("Specialist").click()
+        page.get_by_role("option", name="dereverb").click()
+        page.get_by_label("number input for Strength").fill("0.5")
+        page.get_by_text("Advanced").click()
+        page.get_by_label("Sample").check()
+        page.get_by_label("Seed").fill("7")
+        start(page)
+        wait_for_status(page, "Done")
+    assert pipe.calls == [{"strength": 0.5, "adapter": "dereverb", "do_sample": True, "temperature": 1, "seed": 7}]
