@@ -51,7 +51,16 @@ class Evaluation:
     system: str  # the name these weights have in it
 
 
-PARTS = {"training_data": DataSource, "samples": Sample, "evaluations": Evaluation}
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """What an adapter does to the loss on one task, in nats per token."""
+
+    task: str
+    base: float
+    adapter: float
+
+
+PARTS = {"training_data": DataSource, "samples": Sample, "evaluations": Evaluation, "losses": HeldOutLoss}
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class Facts:
     samples: list[Sample] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     task: str | None = None  # of an adapter: what it was made for
+    losses: list[HeldOutLoss] = field(default_factory=list)  # of an adapter
 
     @classmethod
     def read(cls, folder: Path) -> "Facts":

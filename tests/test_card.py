@@ -1,6 +1,8 @@
 """Cards say what a checkpoint is, what its publisher states, and that the rest is not stated."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +11,7 @@ from huggingface_hub import ModelCard
 import evaluation_dacse.report
 from hub_upload.card import adapter_card, model_card
 from hub_upload.evaluation import eval_results, score_table, stage_run
-from hub_upload.facts import DataSource, Evaluation, Facts, Sample
+from hub_upload.facts import DataSource, Evaluation, Facts, HeldOutLoss, Sample
 from tests.tiny import tiny_pipeline
 
 FACTS = Facts(
@@ -139,11 +141,24 @@ def test_the_card_of_an_adapter_names_its_base_its_task_and_its_size():
     assert "made for **" not in adapter_card("org/rain", 8, 1, Facts(base_model="org/base"), None)
 
 
+def test_an_adapters_losses_are_laid_beside_those_of_its_base():
+    facts = Facts(base_model="org/base", losses=[HeldOutLoss("rain", 3.21987, 2.5)])
+    assert "| rain | 3.220 | 2.500 |" in adapter_card("org/rain", 8, 1, facts, None)
+
+
 def test_facts_are_read_as_they_are_written(tmp_path):
     FACTS.write(tmp_path)
     assert Facts.read(tmp_path) == FACTS
     Facts().write(tmp_path / "nowhere")  # nothing stated, nothing written
     assert Facts.read(tmp_path / "nowhere") == Facts()
+
+
+def test_the_example_states_every_field(tmp_path):
+    example = (Path(__file__).parents[1] / "examples" / "configs" / "card.yaml").read_text()
+    for commented, told in [("# task:", "task:"), ("# losses:", "losses:"), ("#   - ", "  - ")]:
+        example = example.replace(commented, told)
+    (tmp_path / "card.yaml").write_text(example)
+    assert all(asdict(Facts.read(tmp_path)).values())
 
 
 @pytest.mark.parametrize("text", ["licence: mit", "training_data: [{name: Rain}]", "samples: [{path: a.wav}]"])

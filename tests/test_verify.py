@@ -1,13 +1,18 @@
 """Verification runs a repository as a stranger would, and finds what would fail there."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hub_upload import fresh_process
 from hub_upload.verify import foreign_code, probe_waveform, verify
 from tests.tiny import tiny_pipeline
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,13 @@ def test_code_that_needs_the_package_is_found_out(copy):
         verify(copy, tiny_pipeline())
     with pytest.raises(ValueError, match="does not load in a process without this package: .*pipeline_dacse"):
         verify(copy, tiny_pipeline(), trust_remote_code=True)
+
+
+def test_only_the_verification_trusts_remote_code_by_itself():
+    rooms = [path for room in [*fresh_process.ROOMS] for path in (ROOT / room).rglob("*.py")]
+    assert len(rooms) > 40
+    trusting = {path.name for path in rooms if re.search(r"trust_remote_code\W*=\s*True", path.read_text())}
+    assert trusting == {"fresh_process.py"}
 
 
 def test_the_probe_ends_inside_a_frame():
