@@ -1,0 +1,37 @@
+"""Which strategy serves every task? Stage 1 only, two stages, each balancing, a curriculum, an anchor, in equal steps:
+
+python examples/ablate_strategy.py --config examples/configs/ablation_tiny.yaml --data CORPUS --codec DIR --output OUT
+
+In full: --config examples/configs/ablation_full.yaml --codec descript/dac_44khz.
+"""
+
+from copy import copy
+from pathlib import Path
+
+from training_dacse.ablations import train_variant, write_results
+from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
+from training_dacse.data import find_codec
+from training_dacse.runs import task_losses
+from training_dacse.stages import train_tasks
+
+
+def main():
+    data, stage, args = parse_arguments(DataArguments, Stage2Arguments, DacSeTrainingArguments)
+    codec = find_codec(data.codec)
+    variants = {"stage 1 only": {}, "curriculum": {"curriculum_steps": args.max_steps // 2}}
+    variants |= {name: {"balancing": name} for name in ("uncertainty", "gradnorm", "dwa")}
+    results = {name: task_losses(train_variant(name, data, args, codec, **own)) for name, own in variants.items()}
+
+    for name, anchor in (("two stages", "none"), ("two stages, l2sp", "l2sp"), ("two stages, ewc", "ewc")):
+        half = train_variant(f"{name}, stage 1", data, args, codec, max_steps=args.max_steps // 2)
+        second, own = copy(args), copy(stage)
+        second.output_dir, own.anchor = str(Path(args.output_dir) / name), anchor
+        second.max_steps = max(1, args.max_steps // 2 // (len(stage.order or half.tasks) * stage.rounds))
+        second.learning_rate = args.learning_rate / 10
+        matrix = train_tasks(half.model, second, own, half.train_dataset, half.eval_dataset)
+        results[name] = dict(zip(matrix.tasks, matrix.losses[-1], strict=True))
+    write_results(args.output_dir, "Training strategy: held-out loss (nats per token)", results)
+
+
+if __name__ == "__main__":
+    main()
