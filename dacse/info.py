@@ -54,7 +54,7 @@ def collect_facts(path: str, size: str | None) -> dict[str, Any]:
     codec_config = _codec_config(None if size else path)
     with torch.device("meta"):
         parameters = DacSeForEnhancement(config).num_parameters()
-        codec_parameters = sum(weight.numel() for weight in DacModel(codec_config).parameters())
+        codec_parameters = DacModel(codec_config).num_parameters()
     dtype = config.dtype or torch.float32
     frame_rate = codec_config.sampling_rate / codec_config.hop_length
     tokens = frame_rate * config.num_codebooks

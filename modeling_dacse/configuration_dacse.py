@@ -124,7 +124,9 @@ class DacSeConfig(LlamaConfig):
             for name in LAYOUT_IDS:
                 config_dict.pop(name, None)
             config_dict |= {"model_type": cls.model_type, "architectures": ["DacSeForEnhancement"]}
-        elif config_dict.get("model_type", cls.model_type) != cls.model_type:
+        elif "model_type" not in config_dict:
+            raise ValueError(f"{pretrained_model_name_or_path} has no config.json that names a model_type")
+        elif config_dict["model_type"] != cls.model_type:
             raise ValueError(
                 f"{pretrained_model_name_or_path} holds a {config_dict['model_type']} model: give a dacse one, "
                 "or a plain Llama of the same token layout"

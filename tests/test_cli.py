@@ -1,0 +1,246 @@
+"""The `dacse` command: which files it reads and writes, what it says, and that it never leaves half a file."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from dacse.cli import app
+from dacse.files import plan_jobs, replaced_when_done
+from tests.tiny import tiny_pipeline
+
+RATE = 8000  # of the tiny codec
+ROOT = Path(__file__).parents[1]
+
+
+def noise(samples: int, channels: int = 1) -> np.ndarray:
+    return 0.3 * np.random.default_rng(0).standard_normal((samples, channels)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def run(model):
+    """`dacse enhance` with the tiny model; a later `--model` or `--device` wins."""
+
+    def run(*arguments, **kwargs):
+        options = ["--model", model, "--device", "cpu", *map(str, arguments)]
+        return CliRunner().invoke(app, ["enhance", *options], **kwargs)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["enhance", "--help"],
+        ["enhance"],
+        ["enhance", "x.wav", "--strength", "2"],
+        ["enhance", "x.wav", "--dtype", "float17"],
+        ["enhance", "x.wav", "-o", "x.txt"],
+        ["info", "--help"],
+    ],
+)
+def test_help_and_wrong_arguments_answer_without_loading_torch(arguments):
+    code = (
+        f"import sys; sys.argv = ['dacse', *{arguments}]\n"
+        "from dacse.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as exit: print('status', exit.code)\n"
+        "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    status, loaded = process.stdout.splitlines()[-2:]
+    assert loaded == "[]"
+    assert status == ("status 0" if "--help" in arguments else "status 2")
+
+
+def test_a_folder_keeps_its_structure_names_and_bit_depth(run, tmp_path):
+    (tmp_path / "in" / "süb dir").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "a.wav", noise(90, 2), RATE, subtype="PCM_24")
+    soundfile.write(tmp_path / "in" / "süb dir" / "b ü.flac", noise(180), 2 * RATE)
+    soundfile.write(tmp_path / "in" / "c.WAV", noise(8), RATE, subtype="FLOAT")
+    (tmp_path / "in" / "notes.txt").write_text("no audio")
+    result = run(tmp_path / "in", "-o", tmp_path / "out", "--keep-rate")
+    assert result.exit_code == 0, result.output
+    assert "3 enhanced, 0 skipped, 0 failed" in result.stderr
+    infos = {path.relative_to(tmp_path / "out"): soundfile.info(path) for path in (tmp_path / "out").rglob("*.wav")}
+    facts = {str(name): (i.samplerate, i.channels, i.frames, i.subtype) for name, i in infos.items()}
+    assert facts == {
+        "a.wav": (RATE, 2, 90, "PCM_24"),
+        str(Path("süb dir", "b ü.wav")): (2 * RATE, 1, 180, "PCM_16"),
+        "c.wav": (RATE, 1, 8, "FLOAT"),
+    }
+
+
+def test_the_command_writes_what_the_pipeline_returns(run, model, tmp_path):
+    soundfile.write(tmp_path / "noisy.wav", noise(200, 2), RATE, subtype="FLOAT")
+    assert run(tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--strength", "0.7").exit_code == 0
+    written, rate = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)
+    expected = tiny_pipeline()(str(tmp_path / "noisy.wav"), strength=0.7)
+    np.testing.assert_array_equal(written.T, expected["audio"])
+    assert rate == expected["sampling_rate"]
+
+
+def test_results_stand_beside_their_inputs_and_are_no_inputs_the_next_time(run, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(8), RATE)
+    assert run(tmp_path).exit_code == 0
+    assert (tmp_path / "a.enhanced.wav").is_file()
+    again = run(tmp_path, "--skip-existing")
+    assert again.exit_code == 0 and "0 enhanced, 1 skipped, 0 failed" in again.stderr
+
+
+def test_existing_results_are_refused_skipped_or_replaced_as_asked(run, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(8), RATE)
+    (tmp_path / "out.wav").write_text("precious")
+    refused = run(tmp_path / "a.wav", "-o", tmp_path / "out.wav")
+    assert refused.exit_code == 1 and "exists; pass --overwrite or --skip-existing" in refused.stderr
+    assert run(tmp_path / "a.wav", "-o", tmp_path / "out.wav", "--skip-existing").exit_code == 0
+    assert (tmp_path / "out.wav").read_text() == "precious"
+    assert run(tmp_path / "a.wav", "-o", tmp_path / "out.wav", "--overwrite").exit_code == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == 8
+
+
+def test_standard_input_to_standard_output(run, tmp_path):
+    content = io.BytesIO()
+    soundfile.write(content, noise(90), RATE, format="WAV", subtype="FLOAT")
+    result = run("-", input=content.getvalue())
+    assert result.exit_code == 0, result.stderr
+    audio, rate = soundfile.read(io.BytesIO(result.stdout_bytes), dtype="float32")
+    np.testing.assert_array_equal(audio, tiny_pipeline()(content.getvalue())["audio"])
+    assert rate == RATE
+
+
+def test_globs_and_formats(run, tmp_path):
+    for name in ("a.wav", "b.wav", "c.flac"):
+        soundfile.write(tmp_path / name, noise(80), RATE)
+    result = run(tmp_path / "*.wav", "-o", tmp_path / "out", "--format", "flac")
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.flac", "b.flac"]
+    assert soundfile.info(tmp_path / "out" / "a.flac").format == "FLAC"
+
+
+def test_the_report_for_machines_names_every_file(run, tmp_path):
+    soundfile.write(tmp_path / "good.wav", noise(800), RATE)
+    result = run(tmp_path / "good.wav", tmp_path / "missing.wav", "-o", tmp_path / "out", "--json")
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert (report["enhanced"], report["skipped"], report["failed"], report["device"]) == (1, 0, 1, "cpu")
+    assert report["audio_seconds"] == pytest.approx(0.1)
+    by_name = {Path(file["input"]).name: file for file in report["files"]}
+    assert by_name["good.wav"]["output"] == str(tmp_path / "out" / "good.wav")
+    assert by_name["missing.wav"]["error"] == "no such file or folder"
+
+
+FORMAT = b"WAVEfmt \x10\0\0\0\1\0\1\0@\x1f\0\0\x80>\0\0\2\0\x10\0data"  # 16 bits, 8 kHz, mono
+BAD_FILES = {
+    "text.wav": b"this is text",
+    "empty.wav": b"",
+    "no samples.wav": b"RIFF$\0\0\0" + FORMAT + b"\0\0\0\0",
+    "4 GB claimed.wav": b"RIFF\xff\xff\xff\xff" + FORMAT + b"\xff\xff\xff\xff\0\0",
+}
+
+
+def test_bad_files_are_named_in_one_line_each_write_nothing_and_leave_the_others_alone(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in BAD_FILES.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    soundfile.write(tmp_path / "in" / "nan.wav", noise(9) * np.nan, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "in" / "truncated.wav", noise(900), RATE)
+    whole = (tmp_path / "in" / "truncated.wav").read_bytes()
+    (tmp_path / "in" / "truncated.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(tmp_path / "in" / "good.wav", noise(9), RATE)
+    result = run(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "1 enhanced, 0 skipped, 6 failed" in result.stderr
+    failures = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    for name in [*BAD_FILES, "nan.wav", "truncated.wav"]:
+        assert sum(name in line for line in failures) == 1, name
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.wav"]
+
+
+def test_inputs_that_name_no_audio_and_outputs_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    soundfile.write(tmp_path / "a.wav", noise(9), RATE)
+    result = run(tmp_path / "empty", tmp_path / "none*.wav", tmp_path / "a.wav", "-o", tmp_path / "file" / "out")
+    assert result.exit_code == 1
+    assert "folder without audio files" in result.stderr and "nothing matches" in result.stderr
+    assert "Not a directory" in result.stderr and "0 enhanced, 0 skipped, 3 failed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "cuda:99"], "device 'cuda:99'"),
+        (["--adapter", "nothing"], "adapter 'nothing' is unknown"),
+        (["--window-seconds", "60"], "window_seconds is 60.0"),
+        (["--overlap-seconds", "60"], "overlap_seconds is 60.0"),
+        (["--model", "tests"], "tests has no config.json"),
+    ],
+)
+def test_what_is_wrong_about_the_model_is_one_line_before_any_file_is_read(run, tmp_path, options, message):
+    soundfile.write(tmp_path / "a.wav", noise(9), RATE)
+    result = run(tmp_path / "a.wav", *options)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_an_output_that_is_an_input_and_two_results_in_one_file_are_refused(tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, noise(9), RATE)
+    with pytest.raises(ValueError, match="is an input; write somewhere else"):
+        plan_jobs([str(tmp_path / "a.wav")], str(tmp_path / "." / "a.wav"), None)
+    with pytest.raises(ValueError, match="would both be written to"):
+        plan_jobs([str(tmp_path)], str(tmp_path / "out"), None)
+    with pytest.raises(ValueError, match="standard output takes one input"):
+        plan_jobs([str(tmp_path)], "-", None)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(KeyboardInterrupt), replaced_when_done(str(tmp_path / "new" / "a.wav")) as temporary:
+        Path(temporary).write_text("half")
+        raise KeyboardInterrupt
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_ctrl_c_ends_with_130_and_leaves_no_half_written_file(model, tmp_path):
+    soundfile.write(tmp_path / "long.wav", noise(60 * RATE), RATE)
+    command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "long.wav"), "--model", model]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".*.part")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def test_info_counts_a_model_without_loading_it(model, tmp_path):
+    facts = json.loads(CliRunner().invoke(app, ["info", model, "--json"]).stdout)
+    tiny = tiny_pipeline()
+    assert facts["parameters"] == tiny.model.num_parameters()
+    assert facts["codec_parameters"] == tiny.processor.audio_tokenizer.num_parameters()
+    assert facts["tokens_per_second_of_audio"] == 3000 and facts["longest_window_seconds"] == 0.01
+    assert facts["cache_bytes_per_second_of_audio"] == 2 * 3000 * 2 * 2 * 32 * 4  # noisy and clean; keys and values
+    released = json.loads(CliRunner().invoke(app, ["info", "--size", "1B", "--json"]).stdout)
+    assert released["tokens_per_second_of_audio"] == 775.2  # arXiv 2510.02187
+    assert released["longest_window_seconds"] == 5.271
+    assert "parameters" in CliRunner().invoke(app, ["info", model]).stdout
+    missing = CliRunner().invoke(app, ["info", str(tmp_path)])
+    assert missing.exit_code == 1 and missing.stderr.startswith("error: ")
