@@ -19,7 +19,7 @@ def push(
     source: Annotated[
         str, typer.Argument(metavar="[SOURCE]", help="Directory of what is published; left out with --space.")
     ],
-    repo_id: Annotated[str | None, typer.Argument(metavar="REPO_ID", help="NAME or ORGANISATION/NAME.")] = None,
+    repo_id: Annotated[str | None, typer.Argument(metavar="REPO_ID", help="USER/NAME or ORGANISATION/NAME.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="SOURCE is a PEFT adapter.")] = False,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model an adapter was trained on.")] = None,
     dataset: Annotated[bool, typer.Option("--dataset", help="SOURCE is a token cache or noisy/ and clean/.")] = False,
@@ -49,20 +49,20 @@ def push(
     if space and repo_id is not None or not space and repo_id is None:
         raise typer.BadParameter("give SOURCE and REPO_ID, or with --space REPO_ID alone")
     with one_line_errors(), Console(stderr=True).status("starting") as status:
-        from .push import push as publish
+        from . import push as room
 
         if space:
-            repo_id, repo_type, prepare = source, "space", prepare_space(status)
+            repo_id, kind, prepare = source, room.SPACE, prepare_space(status)
         elif dataset:
-            repo_type, prepare = "dataset", prepare_dataset(status, source, repo_id)
+            kind, prepare = room.DATASET, prepare_dataset(status, source, repo_id)
         elif adapter:
-            repo_type, prepare = "model", prepare_adapter(status, source, repo_id, base_model)
+            kind, prepare = room.ADAPTER, prepare_adapter(status, source, repo_id, base_model)
         else:
-            repo_type, prepare = "model", prepare_model(status, source, repo_id)
-        done = publish(repo_id, prepare, repo_type=repo_type, private=private, force=force, dry_run=dry_run)
+            kind, prepare = room.MODEL, prepare_model(status, source, repo_id)
+        done = room.push(repo_id, kind, prepare, private=private, force=force, dry_run=dry_run)
     if as_json:
         files = [{"path": path, "bytes": size} for path, size in done.files]
-        report = {"repo_id": done.repo_id, "repo_type": done.repo_type, "url": done.url, "files": files}
+        report = {"repo_id": done.repo_id, "repo_type": done.kind.repo_type, "url": done.url, "files": files}
         typer.echo(json.dumps(report))
         return
     for path, size in done.files:

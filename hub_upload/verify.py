@@ -82,6 +82,6 @@ def outputs_of_a_stranger(folder: Path, probe: np.ndarray) -> dict[str, np.ndarr
             text=True,
         )
         if run.returncode:
-            reason = run.stderr.strip().splitlines()[-1]
+            reason = [f"exit status {run.returncode}", *run.stderr.strip().splitlines()][-1]
             raise ValueError(f"{folder} does not load in a process without this package: {reason}")
         return load_file(outputs_path)

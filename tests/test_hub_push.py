@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from hub_upload import push as room
-from hub_upload.push import push
+from hub_upload.push import ADAPTER, MODEL, SPACE, push
 from tests.loopback_hub import READ_TOKEN, TOKEN, LoopbackHub
 
 CARD = b"---\ntags: [dacse]\n---\nA card.\n"
@@ -24,11 +24,11 @@ def hub(monkeypatch):
 
 
 def writes(**files: bytes):
-    """Stands for staging: writes `files` (README is README.md, weights a shard, other names as they are)."""
+    """Stands for staging a model: writes `files` (README is README.md, weights a shard) beside the landmark."""
     names = {"README": "README.md", "weights": WEIGHTS}
 
     def prepare(folder):
-        for name, content in files.items():
+        for name, content in {MODEL.landmark: b"{}", **files}.items():
             path = folder / names.get(name, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -37,30 +37,41 @@ def writes(**files: bytes):
 
 
 def test_a_folder_is_published_as_one_commit(hub):
-    done = push("user/model", writes(README=CARD, weights=b"w" * 1000, **{"audio_tokenizer/config.json": b"{}"}))
+    done = push(
+        "user/model", MODEL, writes(README=CARD, weights=b"w" * 1000, **{"audio_tokenizer/config.json": b"{}"})
+    )
     assert hub.log("user/model") == ["initial commit", "Publish with dacse"]
     assert hub.files("user/model")[WEIGHTS] == b"w" * 1000
-    assert done.files == [("README.md", len(CARD)), ("audio_tokenizer/config.json", 2), (WEIGHTS, 1000)]
+    files = {"README.md": len(CARD), "audio_tokenizer/config.json": 2, WEIGHTS: 1000, MODEL.landmark: 2}
+    assert done.files == sorted(files.items())
     assert done.url.startswith(f"{hub.url}/user/model/commit/")
     assert not hub.repositories["model", "user/model"].private
 
 
 def test_a_new_repository_is_private_on_demand_and_of_its_type(hub):
-    push("org/space", writes(README=CARD, **{"app.py": b""}), repo_type="space", private=True)
+    push("org/space", SPACE, writes(README=CARD, **{"app.py": b""}), private=True)
     assert hub.repositories["space", "org/space"].private
 
 
 def test_publishing_the_same_again_makes_no_commit(hub):
     for _ in range(2):
-        push("user/model", writes(README=CARD, weights=b"w"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert len(hub.log("user/model")) == 2
 
 
 def test_a_new_version_removes_stale_shards_and_keeps_what_was_added_by_hand(hub):
-    push("user/model", writes(README=CARD, weights=b"w", **{"model-00002-of-00002.safetensors": b"x"}))
-    hub.add("user/model", {"picture.png": b"p", "adapters/a/adapter_model.safetensors": b"a"})
-    push("user/model", writes(README=CARD, weights=b"v"))
-    names = {".gitattributes", "README.md", WEIGHTS, "picture.png", "adapters/a/adapter_model.safetensors"}
+    push("user/model", MODEL, writes(README=CARD, weights=b"w", **{"model-00002-of-00002.safetensors": b"x"}))
+    by_hand = {"picture.png": b"p", "adapters/a/adapter_model.safetensors": b"a"}
+    hub.add("user/model", by_hand)
+    push("user/model", MODEL, writes(README=CARD, weights=b"v"))
+    names = {
+        ".gitattributes",
+        "README.md",
+        MODEL.landmark,
+        WEIGHTS,
+        "picture.png",
+        "adapters/a/adapter_model.safetensors",
+    }
     assert set(hub.files("user/model")) == names
     assert len(hub.log("user/model")) == 4
 
@@ -69,20 +80,44 @@ def test_foreign_content_is_refused_before_anything_is_prepared(hub):
     hub.add("user/model", {"README.md": b"# Mine", "config.json": b"{}"})
     before = hub.state()
     with pytest.raises(FileExistsError, match=r"user/model exists .*config\.json.* --force"):
-        push("user/model", lambda folder: pytest.fail("prepared"))
+        push("user/model", MODEL, lambda folder: pytest.fail("prepared"))
     assert hub.state() == before
 
 
 def test_force_replaces_foreign_content(hub):
     hub.add("user/model", {"README.md": b"# Mine", "pytorch_model.bin": b"b"})
-    push("user/model", writes(README=CARD), force=True)
-    assert set(hub.files("user/model")) == {".gitattributes", "README.md"}
+    push("user/model", MODEL, writes(README=CARD), force=True)
+    assert set(hub.files("user/model")) == {".gitattributes", "README.md", MODEL.landmark}
+
+
+def test_an_adapter_does_not_land_on_a_model(hub):
+    push("user/model", MODEL, writes(README=CARD))
+    with pytest.raises(FileExistsError, match="holds something else"):
+        push("user/model", ADAPTER, lambda folder: pytest.fail("prepared"))
+
+
+def test_a_repository_that_appears_while_preparing_is_not_touched(hub):
+    def prepare(folder):
+        hub.add("user/model", {"README.md": b"# Mine"})
+        writes(README=CARD)(folder)
+
+    with pytest.raises(FileExistsError, match="user/model exists"):
+        push("user/model", MODEL, prepare)
+    assert hub.files("user/model")["README.md"] == b"# Mine"
+
+
+@pytest.mark.parametrize("repo_id", ["model", "user/", "user/a b", "user/deep/model"])
+def test_a_repository_without_owner_or_with_a_bad_name_is_refused(hub, repo_id):
+    with pytest.raises(ValueError, match=repo_id):
+        push(repo_id, MODEL, lambda folder: pytest.fail("prepared"))
+    assert hub.requests == []
 
 
 def test_a_dry_run_lists_the_files_and_asks_the_hub_nothing(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    done = push("user/model", writes(README=CARD), dry_run=True)
-    assert done.files == [("README.md", len(CARD))] and done.num_bytes == len(CARD) and done.url is None
+    done = push("user/model", MODEL, writes(README=CARD), dry_run=True)
+    assert done.files == [("README.md", len(CARD)), (MODEL.landmark, 2)]
+    assert done.num_bytes == len(CARD) + 2 and done.url is None
     assert hub.requests == []
 
 
@@ -104,13 +139,13 @@ def test_a_missing_malformed_wrong_or_reading_token_is_refused_before_anything_i
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(PermissionError, match=message):
-        push("user/model", lambda folder: pytest.fail("prepared"))
+        push("user/model", MODEL, lambda folder: pytest.fail("prepared"))
     assert hub.state() == {}
 
 
 def test_another_ones_namespace_is_refused(hub):
     with pytest.raises(PermissionError, match="rights to write under the namespace"):
-        push("stranger/model", writes(README=CARD))
+        push("stranger/model", MODEL, writes(README=CARD))
     assert hub.state() == {}
 
 
@@ -124,7 +159,7 @@ def zipped_pickle() -> bytes:
 @pytest.mark.parametrize("content", [pickle.dumps({"a": 1}), zipped_pickle()], ids=["pickle", "torch.save"])
 def test_pickles_are_refused_whatever_their_name(hub, content):
     with pytest.raises(ValueError, match=r"extra\.dat is a pickle"):
-        push("user/model", writes(README=CARD, **{"extra.dat": content}))
+        push("user/model", MODEL, writes(README=CARD, **{"extra.dat": content}))
     assert hub.state() == {}
 
 
@@ -141,17 +176,17 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failure_that_lasts_leaves_the_remote_as_it_was(hub, step, existing):
     if existing:
-        push("user/model", writes(README=CARD, weights=b"old"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"old"))
     before = hub.state()
     hub.fail(*STEPS[step], status=503, times=100)
     if existing and step == "making the repository":
-        push("user/model", writes(README=CARD, weights=b"new"))  # nothing to be made
+        push("user/model", MODEL, writes(README=CARD, weights=b"new"))  # nothing to be made
         return
     with pytest.raises(ConnectionError, match=r"publishing user/model: the Hub answered 503 \(broken\); nothing was"):
-        push("user/model", writes(README=CARD, weights=b"new"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"new"))
     assert hub.state() == before
     hub.faults.clear()
-    push("user/model", writes(README=CARD, weights=b"new"))
+    push("user/model", MODEL, writes(README=CARD, weights=b"new"))
     assert hub.files("user/model")[WEIGHTS] == b"new"
 
 
@@ -159,36 +194,36 @@ def test_a_failure_that_lasts_leaves_the_remote_as_it_was(hub, step, existing):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_failure_that_passes_is_tried_again(hub, step, status):
     hub.fail(*STEPS[step], status=status, times=2)
-    push("user/model", writes(README=CARD, weights=b"w"))
+    push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert hub.log("user/model") == ["initial commit", "Publish with dacse"]
 
 
 def test_a_commit_whose_answer_was_lost_is_not_repeated(hub):
     hub.fail("POST", "/commit/", status=504, after=True)
-    push("user/model", writes(README=CARD, weights=b"w"))
+    push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert hub.log("user/model") == ["initial commit", "Publish with dacse"]
 
 
 def test_a_file_that_was_uploaded_before_the_failure_is_not_uploaded_again(hub):
-    push("user/model", writes(README=CARD))
+    push("user/model", MODEL, writes(README=CARD))
     hub.fail("POST", "/commit/", status=503, times=100)
     with pytest.raises(ConnectionError):
-        push("user/model", writes(README=CARD, weights=b"w"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     hub.faults.clear()
     hub.requests.clear()
-    push("user/model", writes(README=CARD, weights=b"w"))
+    push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert not [path for method, path in hub.requests if method == "PUT"]
 
 
 def test_a_full_quota_is_an_error_that_names_it_and_nothing_is_published(hub):
     hub.fail("POST", "/objects/batch", status=403, times=100, message="Private repository storage limit reached")
     with pytest.raises(PermissionError, match="storage limit reached.*quota"):
-        push("user/model", writes(README=CARD, weights=b"w"), private=True)
+        push("user/model", MODEL, writes(README=CARD, weights=b"w"), private=True)
     assert hub.state() == {}
 
 
 def test_a_commit_by_somebody_else_in_between_is_not_overwritten(hub, monkeypatch):
-    push("user/model", writes(README=CARD))
+    push("user/model", MODEL, writes(README=CARD))
     commit = room.commit
 
     def late(*args):
@@ -197,20 +232,20 @@ def test_a_commit_by_somebody_else_in_between_is_not_overwritten(hub, monkeypatc
 
     monkeypatch.setattr(room, "commit", late)
     with pytest.raises(ConnectionError, match="somebody else committed meanwhile"):
-        push("user/model", writes(README=CARD, weights=b"w"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert WEIGHTS not in hub.files("user/model")
 
 
 def test_no_network_is_a_clear_error(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="the Hub cannot be reached .* check the network"):
-        push("user/model", writes(README=CARD))
+        push("user/model", MODEL, writes(README=CARD))
 
 
 def test_offline_mode_is_a_clear_error(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="unset HF_HUB_OFFLINE"):
-        push("user/model", writes(README=CARD))
+        push("user/model", MODEL, writes(README=CARD))
 
 
 def test_the_token_is_never_logged_nor_shown(hub, caplog, capfd, monkeypatch):
@@ -218,7 +253,7 @@ def test_the_token_is_never_logged_nor_shown(hub, caplog, capfd, monkeypatch):
     monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
     hub.fail("POST", "/commit/", status=503, times=100)
     with pytest.raises(ConnectionError) as caught:
-        push("user/model", writes(README=CARD, weights=b"w"))
+        push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     shown = "".join(capfd.readouterr()) + caplog.text + str(caught.value)
     assert len(caplog.records) > 10
     assert TOKEN not in shown
