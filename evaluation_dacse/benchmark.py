@@ -60,6 +60,8 @@ def run_benchmark(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("timing.jsonl", "scores.jsonl"):
+        cut_half_line(folder / name)
     paired = all(clip.clean for clip in test_set.clips)
     if not paired and (needing := [name for name in systems if name.startswith(("clean", "codec"))]):
         raise ValueError(f"{', '.join(needing)} cannot run on {test_set.name}: it has no clean recordings")
@@ -144,12 +146,15 @@ def audio_path(folder: Path, system: str, clip: str) -> Path:
     return folder / "audio" / slug(system) / f"{clip}.flac"
 
 
+def cut_half_line(path: Path) -> None:
+    """Takes off what a killed run had begun to write."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a JSON-lines file; the last one only if it was written whole."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")
-    return [json.loads(line) for line in whole.split("\n") if line]
+    """The content of a JSON-lines file, empty where there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def append_lines(path: Path, rows: Sequence[dict]) -> None:

@@ -25,19 +25,18 @@ ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREAD
 def run_in_workers(
     processes: int, start: Callable, setup: tuple, work: Callable, jobs: Iterable[tuple]
 ) -> Iterator[dict]:
-    """Runs `work(*job)` per job in fresh processes that first ran `start(*setup)`; yields results as they come."""
+    """Runs `work(*job)` per job in fresh processes that first run `start(*setup)`; yields results as they come."""
     before = {name: os.environ.get(name) for name in ONE_CORE}
     os.environ.update(ONE_CORE)  # read by the libraries as the new processes load them
     try:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, start, setup) as pool:
-            futures = {pool.submit(work, *job): job for job in jobs}
+        with ProcessPoolExecutor(processes, context) as pool:
+            futures = {pool.submit(started_work, start, setup, work, job): job for job in jobs}
             try:
                 for future in as_completed(futures):
                     yield future.result()
             except BaseException as error:
-                if isinstance(error, Exception):
-                    error.add_note(f"while working on {futures[future]}")
+                error.add_note(f"while working on {futures[future][0]}")
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
@@ -49,6 +48,13 @@ def run_in_workers(
 
 
 loaded = {}  # what this worker process was started with
+
+
+def started_work(start: Callable, setup: tuple, work: Callable, job: tuple):
+    """Starts a process with its first job (a pool's own initializer would swallow what is wrong), then works."""
+    if not loaded:
+        start(*setup)
+    return work(*job)
 
 
 def start_system(spec: str, device: str) -> None:
