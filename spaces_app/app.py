@@ -6,6 +6,7 @@ Run with `dacse app`, or `python app.py` where the `DACSE_…` variables of READ
 import html
 import importlib.util
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -315,11 +316,14 @@ def launch_options(settings: Settings, results: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    settings = Settings.from_environment()
-    pipelines = load_pipelines(settings)
-    adapters = {
-        name: [*adapters_beside(pipe.model.name_or_path), *settings.adapters] for name, pipe in pipelines.items()
-    }
+    try:
+        settings = Settings.from_environment()
+        pipelines = load_pipelines(settings)
+        adapters = {
+            name: [*adapters_beside(pipe.model.name_or_path), *settings.adapters] for name, pipe in pipelines.items()
+        }
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     results = Path(tempfile.mkdtemp(prefix="dacse-"))
     try:
         Space(pipelines, adapters, settings, results).blocks().launch(**launch_options(settings, results))
