@@ -1,4 +1,4 @@
-"""Every training script runs on a tiny corpus: both stages, an adapter, a launch of two processes, a kill, ablations."""
+"""Every training script runs on a tiny corpus: both stages, an adapter, two processes, a kill, each ablation."""
 
 import json
 import os
@@ -137,17 +137,10 @@ def logged_losses(output: Path, checkpoint: str) -> list[float]:
 
 
 def test_two_processes_train_as_one_with_the_same_clips(place, stage1):
-    config = str(ROOT / "examples" / "configs" / "cpu.yaml")
-    accelerate = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        config,
-        "--main_process_port",
-        "0",
-    ]
-    saving = ["--save_strategy", "steps", "--save_steps", "4", "--max_steps", "4", "--dataloader_drop_last", "true"]
+    config = ["--config_file", str(ROOT / "examples" / "configs" / "ddp.yaml"), "--num_processes", "2"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--mixed_precision", "no"]
+    accelerate += ["--main_process_port", "0"]  # any free one
+    saving = ["--save_strategy", "steps", "--save_steps", "4", "--max_steps", "4"]
     saving += ["--model_overrides", RUN["model_overrides"] + ",attention_dropout=0.0"]
     two = command(place, "train_stage1.py", "two", *saving, "--per_device_train_batch_size", "2")
     process = launch([*accelerate, *two])
