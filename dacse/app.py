@@ -40,9 +40,7 @@ def app(
         "DACSE_ADAPTERS": ",".join(adapters or ()),
         "DACSE_MAX_MINUTES": str(max_minutes),
         "GRADIO_SERVER_PORT": str(port),
-        "PYTHONPATH": os.pathsep.join(
-            [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        ),  # this dacse
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # the same packages as here
     }
     script = Path(find_spec("spaces_app").origin).parent / "app.py"
     raise typer.Exit(subprocess.run([sys.executable, str(script)], env=os.environ | settings).returncode)
