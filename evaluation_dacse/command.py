@@ -34,7 +34,7 @@ def evaluate(
         Path | None, typer.Option(help="Build a MUSHRA page from the run in this folder, and nothing else.")
     ] = None,
     ratings: Annotated[
-        list[Path] | None, typer.Option(help="Analyse these results of a MUSHRA page, and nothing else.")
+        list[Path] | None, typer.Option(help="With --listening: analyse these results of its page instead.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary for machines.")] = False,
 ) -> None:
@@ -52,13 +52,13 @@ def evaluate(
 
     - `dacse evaluate --listening run`
 
-    - `dacse evaluate --ratings ana.json --ratings ben.json`
+    - `dacse evaluate --listening run --ratings ana.json --ratings ben.json`
     """
     try:
-        if ratings:
+        if listening and ratings:
             from .ratings import analyse, ratings_table
 
-            result = analyse(ratings)
+            result = analyse(listening, ratings)
             text = ratings_table(result)
         elif listening:
             from .listening import build_listening_test
@@ -72,7 +72,7 @@ def evaluate(
             )
             text = (output / "report.md").read_text()
         else:
-            raise typer.BadParameter("give --test-set, --listening or --ratings")
+            raise typer.BadParameter("give --test-set, or --listening with the folder of a run")
     except (ValueError, OSError, ImportError) as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         typer.echo(f"error: {error}{notes}", err=True)

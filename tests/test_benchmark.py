@@ -1,0 +1,217 @@
+"""Benchmarks: the same test set everywhere, the same numbers however they are computed, and runs that go on."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+import scipy.stats
+import soundfile
+from datasets import Dataset
+from typer.testing import CliRunner
+
+from dacse.cli import app
+from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize
+from evaluation_dacse.metrics import load_metric
+from evaluation_dacse.statistics import interval
+from evaluation_dacse.testsets import open_test_set, read_mono, render_test_set
+from tests.tiny_corpus import RATE, voice, write_corpus
+
+RECIPE = """
+clip_seconds: [0.5, 0.5]
+tasks:
+  white_noise: {steps: [{kind: white_noise, snr_db: [0, 10]}]}
+  packet_loss: {steps: [{kind: packet_loss, drop_probability: [0.5, 0.5]}]}
+"""
+METRICS = ["si_sdr", "mel_distance"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return write_corpus(folder)
+
+
+def render(corpus, folder, **options):
+    options = {"clips_per_task": 2, "sampling_rate": RATE, "split": "valid", **options}
+    return render_test_set(str(corpus), corpus / "recipe.yaml", folder, **options)
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    """A finished run and the folder it stands in."""
+    folder = tmp_path_factory.mktemp("run")
+    test_set = render(corpus, folder / "test_set")
+    return folder, test_set, run_benchmark(test_set, ["noisy", "clean"], folder, METRICS)
+
+
+def test_a_rendered_test_set_is_the_same_wherever_it_is_rendered(corpus, run, tmp_path):
+    _, test_set, _ = run
+    again = render(corpus, tmp_path / "again")
+    assert again.checksum == test_set.checksum
+    assert again.tasks == ["white_noise", "packet_loss"] and len(again.clips) == 4
+    assert render(corpus, tmp_path / "again").checksum == test_set.checksum  # read back, not rendered
+    assert render(corpus, tmp_path / "other", seed=1).checksum != test_set.checksum
+    with pytest.raises(ValueError, match="holds another test set"):
+        render(corpus, tmp_path / "again", seed=1)
+
+
+def test_each_task_gets_its_clips_and_its_degradation(run):
+    _, test_set, _ = run
+    for clip in test_set.clips:
+        noisy, clean = read_mono(clip.noisy)[0], read_mono(clip.clean)[0]
+        assert len(noisy) == len(clean) == RATE // 2
+        assert (np.mean(noisy == 0) > 0.2) == (clip.task == "packet_loss")
+
+
+def test_scores_are_what_the_metric_says_of_the_written_files(run):
+    folder, test_set, _ = run
+    table = pandas.read_parquet(folder / "clips.parquet").set_index(["system", "clip"])
+    metric = load_metric("si_sdr")
+    assert len(table) == 8
+    for clip in test_set.clips:
+        paths = audio_path(folder, "noisy", clip.name), clip.clean
+        pair = [{"array": soundfile.read(path, dtype="float32")[0], "sampling_rate": RATE} for path in paths]
+        assert table.loc[("noisy", clip.name), "si_sdr"] == metric.measure(*pair)[0]["si_sdr"]
+        assert table.loc[("noisy", clip.name), "task"] == clip.task
+        assert table.loc[("clean", clip.name), "mel_distance"] < 0.05
+
+
+def test_the_summary_is_the_table_condensed(run):
+    folder, test_set, summary = run
+    table = pandas.read_parquet(folder / "clips.parquet")
+    noisy = table[table["system"] == "noisy"].set_index("clip")
+    clean = table[table["system"] == "clean"].set_index("clip")
+    overall = summary["systems"]["clean"]["overall"]["mel_distance"]
+    assert overall["mean"] == pytest.approx(clean["mel_distance"].mean())
+    assert overall["low"] <= overall["mean"] <= overall["high"] and overall["count"] == 4
+    difference = overall["difference"]["noisy"]
+    assert difference["mean"] == pytest.approx((clean["mel_distance"] - noisy["mel_distance"]).mean())
+    part = summary["systems"]["noisy"]["tasks"]["packet_loss"]["mel_distance"]
+    assert part["mean"] == pytest.approx(noisy[noisy["task"] == "packet_loss"]["mel_distance"].mean())
+    assert summary["test_set"]["checksum"] == test_set.checksum
+    assert json.loads((folder / "summary.json").read_text()) == summary
+
+
+def test_two_processes_and_another_order_give_the_same_numbers(corpus, run, tmp_path):
+    folder, test_set, summary = run
+    shuffled = type(test_set)(test_set.name, list(test_set.clips)[::-1])
+    again = run_benchmark(shuffled, ["noisy"], tmp_path, METRICS, processes=2)
+    assert again["systems"]["noisy"]["overall"] == summary["systems"]["noisy"]["overall"]
+
+
+def test_a_run_goes_on_where_it_was(run):
+    folder, test_set, summary = run
+    lines = {name: read_lines(folder / name) for name in ("timing.jsonl", "scores.jsonl")}
+    assert len(lines["timing.jsonl"]) == 8 and len(lines["scores.jsonl"]) == 16
+    half_written = json.dumps(lines["scores.jsonl"][-1])[:20]
+    (folder / "scores.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines["scores.jsonl"][:-1]) + half_written
+    )
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "audio").rglob("*.flac")}
+    assert len(kept) == 8
+    assert run_benchmark(test_set, ["noisy", "clean"], folder, METRICS)["systems"] == summary["systems"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(read_lines(folder / "scores.jsonl")) == 16
+
+
+def test_a_folder_of_another_run_is_refused(corpus, run, tmp_path):
+    folder, _, _ = run
+    other = render(corpus, tmp_path, seed=1)
+    with pytest.raises(ValueError, match="give another folder"):
+        run_benchmark(other, ["noisy"], folder, METRICS)
+
+
+def test_bounds_need_clean_recordings(tmp_path):
+    (tmp_path / "wild").mkdir()
+    soundfile.write(tmp_path / "wild" / "a.wav", voice(0), RATE)
+    test_set = open_test_set(str(tmp_path / "wild"), tmp_path)
+    with pytest.raises(ValueError, match="codec cannot run on wild: it has no clean recordings"):
+        run_benchmark(test_set, ["noisy", "codec"], tmp_path / "run", METRICS)
+
+
+def test_folders_of_pairs_and_of_recordings(tmp_path):
+    for side in ("noisy", "clean"):
+        for task in ("rain", "wind"):
+            (tmp_path / "pairs" / side / task).mkdir(parents=True)
+            soundfile.write(tmp_path / "pairs" / side / task / "a.wav", voice(0), RATE)
+    pairs = open_test_set(str(tmp_path / "pairs"), tmp_path / "unused")
+    assert [(clip.name, clip.task) for clip in pairs.clips] == [("rain-a", "rain"), ("wind-a", "wind")]
+    assert all(clip.clean.exists() for clip in pairs.clips)
+    wild = open_test_set(str(tmp_path / "pairs" / "noisy"), tmp_path / "unused")
+    assert [clip.clean for clip in wild.clips] == [None, None] and wild.tasks == ["rain", "wind"]
+    assert not (tmp_path / "unused").exists()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        open_test_set(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_data_sets(tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(0), RATE)
+    content = (tmp_path / "a.wav").read_bytes()
+    audio = {"bytes": content, "path": None}
+    Dataset.from_list([{"id": "p1", "noisy": audio, "clean": audio, "task": "hum"}]).save_to_disk(tmp_path / "pairs")
+    pairs = open_test_set(str(tmp_path / "pairs"), tmp_path / "clips")
+    assert [(clip.name, clip.task) for clip in pairs.clips] == [("p1", "hum")]
+    np.testing.assert_allclose(read_mono(pairs.clips[0].clean)[0], voice(0), atol=2**-15)
+    Dataset.from_list([{"speech": audio}]).save_to_disk(tmp_path / "odd")
+    with pytest.raises(ValueError, match="needs noisy and clean, or audio"):
+        open_test_set(str(tmp_path / "odd"), tmp_path / "odd_clips")
+
+
+def test_stereo_and_unequal_pairs_are_refused(tmp_path):
+    from evaluation_dacse.testsets import Clip, read_clip
+
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((10, 2)), RATE)
+    soundfile.write(tmp_path / "mono.wav", np.zeros(10), RATE)
+    soundfile.write(tmp_path / "short.wav", np.zeros(9), RATE)
+    with pytest.raises(ValueError, match="2 channels"):
+        read_mono(tmp_path / "stereo.wav")
+    with pytest.raises(ValueError, match="the same length and rate"):
+        read_clip(Clip("a", "all", tmp_path / "mono.wav", tmp_path / "short.wav"))
+
+
+def test_interval_is_the_percentile_bootstrap():
+    values = np.random.default_rng(0).normal(3, 1, size=50)
+    found = interval(values)
+    reference = scipy.stats.bootstrap((values,), np.mean, n_resamples=9999, method="percentile", rng=0)
+    assert found["mean"] == pytest.approx(values.mean())
+    # two random draws of resamples; the ends of the interval vary by a few hundredths of its width of 0.5
+    assert found["low"] == pytest.approx(reference.confidence_interval.low, abs=0.03)
+    assert found["high"] == pytest.approx(reference.confidence_interval.high, abs=0.03)
+    assert interval(values[::-1]) == found
+    assert interval(np.array([np.nan]))["mean"] is None
+
+
+def test_differences_are_paired_and_leave_out_clips_without_a_value():
+    rows = []
+    for system, values in {"noisy": [1.0, 5.0, np.nan], "ours": [2.0, 6.5, 9.0], "theirs": [2.0, 6.0, 8.0]}.items():
+        for number, value in enumerate(values):
+            rows.append({"system": system, "clip": f"c{number}", "task": "all", "score": value, "reasons": "{}"})
+            rows[-1].update(seconds=2.0, elapsed_seconds=1.0, peak_memory_mb=number)
+    summary = summarize(pandas.DataFrame(rows), ["score"], against="theirs")
+    ours = summary["ours"]["overall"]["score"]
+    assert ours["difference"]["noisy"]["mean"] == 1.25 and ours["difference"]["noisy"]["count"] == 2
+    assert ours["difference"]["theirs"]["mean"] == 0.5 and ours["difference"]["theirs"]["count"] == 3
+    assert "noisy" not in summary["noisy"]["overall"]["score"]["difference"]
+    assert (summary["ours"]["real_time_factor"], summary["ours"]["peak_memory_mb"]) == (0.5, 2.0)
+
+
+def test_outputs_made_elsewhere_are_scored(run):
+    """`folder:DIR` on the clean recordings scores as `clean`."""
+    folder, test_set, summary = run
+    system = f"folder:{test_set.clips[0].clean.parent}"
+    found = run_benchmark(test_set, ["noisy", "clean", system], folder, METRICS)["systems"][system]
+    assert found["overall"]["mel_distance"]["mean"] == summary["systems"]["clean"]["overall"]["mel_distance"]["mean"]
+    assert audio_path(folder, system, test_set.clips[0].name).exists()
+
+
+def test_the_command_evaluates_and_says_what_is_wrong(corpus, tmp_path):
+    options = ["--recipe", str(corpus / "recipe.yaml"), "--split", "valid", "--clips-per-task", "1"]
+    options += ["-s", "noisy", "-m", "si_sdr", "-o", str(tmp_path / "run"), "--json"]
+    done = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), *options])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["systems"]["noisy"]["overall"]["si_sdr"]["count"] == 2
+    assert "checksum" in done.stderr and (tmp_path / "run" / "report.md").exists()
+    wrong = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), *options, "-s", "nosiy"])
+    assert wrong.exit_code == 1 and "unknown system 'nosiy'" in wrong.stderr

@@ -1,0 +1,144 @@
+"""The MUSHRA test: built, taken by a browser, analysed."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+from evaluation_dacse.listening import build_listening_test, low_anchor
+from evaluation_dacse.ratings import analyse, ratings_table
+from tests.tiny_corpus import voice
+from tests.tiny_run import write_run
+
+CHROMIUM = "/usr/bin/chromium"
+# what the assessor of the browser test thinks of each
+OPINION = {"reference": 100, "anchor": 20, "noisy": 40, "dacse": 70}
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_run(tmp_path)
+    return tmp_path
+
+
+def read_key(run):
+    return json.loads((run / "listening" / "key.json").read_text())
+
+
+def test_every_page_holds_reference_anchor_and_every_system_under_names_that_say_nothing(run):
+    page = build_listening_test(run, trials=3).read_text()
+    key = read_key(run)
+    assert [trial["clip"] for trial in key["trials"].values()] == ["clip-0", "clip-1", "clip-2"]
+    for trial in key["trials"].values():
+        assert sorted(trial["stimuli"].values()) == sorted(OPINION)
+        assert all((run / "listening" / "audio" / f"{name}.wav").exists() for name in trial["stimuli"])
+        hidden = {stimulus: name for name, stimulus in trial["stimuli"].items()}
+        clean, _ = soundfile.read(run / "audio" / "clean" / f"{trial['clip']}.flac")
+        np.testing.assert_array_equal(
+            soundfile.read(run / "listening" / "audio" / f"{hidden['reference']}.wav")[0], clean
+        )
+    assert not any(word in page for word in ("dacse", "noisy", "anchor", "clip-0"))
+
+
+def test_the_anchor_keeps_what_is_below_3500_hz():
+    rate = 16000
+    waveform = voice(0, 1.0, rate) + 0.1 * np.sin(2 * np.pi * 5000 * np.arange(rate) / rate).astype(np.float32)
+    before, after = (np.abs(np.fft.rfft(x)) for x in (waveform, low_anchor(waveform, rate)))
+    assert after[4000:].max() < 1e-3 * before[4000:].max()  # bins of 1 Hz
+    np.testing.assert_allclose(after[100:3000], before[100:3000], rtol=0.03, atol=1)
+
+
+def test_a_run_without_reference_or_unfinished_is_refused(run, tmp_path):
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["systems"]["clean"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match="run the benchmark with the system 'clean'"):
+        build_listening_test(run)
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        build_listening_test(tmp_path / "elsewhere")
+
+
+def answer(run, assessor, opinion):
+    """A results file as the page writes it."""
+    key = read_key(run)
+    trials = [
+        {"trial": trial, "ratings": {name: opinion[stimulus] for name, stimulus in content["stimuli"].items()}}
+        for trial, content in key["trials"].items()
+    ]
+    path = run / f"{assessor}.json"
+    path.write_text(json.dumps({"test": key["id"], "assessor": assessor, "trials": trials}))
+    return path
+
+
+def test_analysis_leaves_out_who_misses_the_hidden_reference(run):
+    build_listening_test(run)
+    files = [answer(run, "ana", OPINION), answer(run, "ben", {**OPINION, "dacse": 80})]
+    deaf = answer(run, "deaf", {"reference": 50, "anchor": 50, "noisy": 50, "dacse": 50})
+    result = analyse(run, [*files, deaf])
+    assert result["assessors"] == 2 and result["left_out"] == {"deaf": 1.0}
+    assert list(result["systems"]) == ["reference", "dacse", "noisy", "anchor"]
+    assert result["systems"]["dacse"]["mean"] == 75 and result["systems"]["dacse"]["count"] == 8
+    assert 70 <= result["systems"]["dacse"]["low"] < 75 < result["systems"]["dacse"]["high"] <= 80
+    assert "| dacse | 75.00 [" in ratings_table(result) and "1 left out" in ratings_table(result)
+    with pytest.raises(ValueError, match="nobody is left"):
+        analyse(run, [deaf])
+
+
+def test_answers_to_another_test_are_refused(run):
+    build_listening_test(run)
+    path = answer(run, "ana", OPINION)
+    build_listening_test(run, seed=1)
+    with pytest.raises(ValueError, match="answers the test made-up-abc-0, but"):
+        analyse(run, [path])
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    if not os.path.exists(CHROMIUM):
+        pytest.skip(f"needs {CHROMIUM} (Debian's package chromium)")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required"]
+    with playwright.sync_playwright() as driver:
+        with driver.chromium.launch(executable_path=CHROMIUM, args=flags) as chromium:
+            yield chromium
+
+
+def test_a_browser_takes_the_test_by_keyboard_and_its_answers_are_analysed(run, browser):
+    page_path = build_listening_test(run, trials=2)
+    key = read_key(run)["trials"]
+    page = browser.new_page(accept_downloads=True)
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(request.url))
+    page.goto(page_path.as_uri())
+    page.get_by_label("pseudonym").fill("ana")
+    page.keyboard.press("Enter")
+    for number in (1, 2):
+        page.get_by_role("heading", name=f"Page {number} of 2").wait_for()
+        sliders = page.locator(".stimulus input")
+        assert sliders.count() == 4
+        names = [sliders.nth(place).get_attribute("data-stimulus") for place in range(4)]
+        trial = next(content["stimuli"] for content in key.values() if set(content["stimuli"]) == set(names))
+        page.keyboard.press("0")
+        page.wait_for_function("players[0].currentTime > 0 && !players[0].paused")
+        for place, name in enumerate(names):
+            assert page.locator("#next").is_disabled()
+            page.keyboard.press(str(place + 1))  # one sound at a time
+            page.wait_for_function(f"players.filter((p) => !p.paused).length === 1 && !players[{place + 1}].paused")
+            steps = OPINION[trial[name]] - 50
+            for _ in range(abs(steps) // 10):
+                page.keyboard.press("Shift+ArrowUp" if steps > 0 else "Shift+ArrowDown")
+        page.keyboard.press("Space")
+        page.wait_for_function("players.every((player) => player.paused)")
+        if number == 1:
+            page.keyboard.press("Enter")
+    with page.expect_download() as download:
+        page.keyboard.press("Enter")
+    download.value.save_as(run / "ana.json")
+    assert problems == []
+    assert page.locator("#results").input_value() == (run / "ana.json").read_text()
+    result = analyse(run, [run / "ana.json"])
+    assert result["assessors"] == 1 and result["left_out"] == {}
+    assert {system: item["mean"] for system, item in result["systems"].items()} == OPINION

@@ -1,0 +1,46 @@
+"""A finished benchmark run of three systems on four clips, made up in code: what the tests of its readers read."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas
+import soundfile
+
+from evaluation_dacse.benchmark import audio_path, summarize
+from evaluation_dacse.metrics import metric_class
+from evaluation_dacse.testsets import write_json
+from tests.tiny_corpus import RATE, voice
+
+SCORES = {"noisy": 1.5, "clean": 3.5, "dacse": 2.5}
+
+
+def write_run(folder: Path, hub_id: str | None = None) -> dict:
+    """Writes the run's files and returns its summary; PESQ of `noisy` is missing for one clip."""
+    rows = []
+    for system, level in SCORES.items():
+        for number in range(4):
+            clip = f"clip-{number}"
+            path = audio_path(folder, system, clip)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, level / 10 * voice(number, 0.5, 2 * RATE), 2 * RATE)
+            score = np.nan if (system, number) == ("noisy", 0) else level + number / 10
+            reasons = '{"pesq": "no speech found"}' if np.isnan(score) else "{}"
+            rows.append({"system": system, "clip": clip, "task": ("rain", "room")[number % 2], "pesq": score})
+            rows[-1].update(seconds=0.5, elapsed_seconds=0.1, peak_memory_mb=99.0, reasons=reasons)
+    clips = pandas.DataFrame(rows)
+    clips.to_parquet(folder / "clips.parquet")
+    summary = {
+        "test_set": {
+            "name": "made-up",
+            "hub_id": hub_id,
+            "checksum": "abc",
+            "clips": 4,
+            "tasks": {"rain": 2, "room": 2},
+        },
+        "versions": {"noisy": "-", "clean": "-", "dacse": "f00"},
+        "environment": {"machine": "a computer", "python": "3", "packages": {"torch": "2"}},
+        "metrics": {name: vars(scale) for name, scale in metric_class("pesq").scales.items()},
+        "systems": summarize(clips, ["pesq"]),
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
