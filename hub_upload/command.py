@@ -179,6 +179,9 @@ def one_line_errors() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         yield
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; pip install 'dacse[train]' brings it", err=True)
+        raise typer.Exit(1) from error
     except (OSError, ValueError) as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from error

@@ -387,20 +387,6 @@ def tree(request: Handler, body: bytes, kind: str, repo_id: str, revision: str, 
     return [entry for entry in entries if "/" not in entry["path"].removeprefix(prefix)]
 
 
-@route("POST", f"/api/{REPO}/paths-info/(?P<revision>.+)")
-def paths_info(request: Handler, body: bytes, kind: str, repo_id: str, revision: str):
-    _, files = request.snapshot(kind, repo_id, revision)
-    wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
-    return [file_entry(path, files[path]) for path in wanted if path in files]
-
-
-@route("GET", f"/api/{REPO}/refs")
-def refs(request: Handler, body: bytes, kind: str, repo_id: str):
-    heads = request.repository(kind, repo_id).refs
-    branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": sha} for name, sha in heads.items()]
-    return {"branches": branches, "tags": [], "converts": []}
-
-
 @route("GET", f"/{FILE_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 def resolve(request: Handler, body: bytes, kind: str | None, repo_id: str, revision: str, path: str):
     sha, files = request.snapshot(kind, repo_id, revision)

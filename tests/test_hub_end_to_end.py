@@ -105,6 +105,7 @@ for name in (model, adapter):
 for name in data:
     card = Path(hf_hub_download(name, "README.md", repo_type="dataset")).read_text()
     found["python"] += run_python(card, lambda block: True)
+found["verify"] = CliRunner().invoke(app, ["verify", model]).output
 found["cache"] = len(TokenCache(snapshot_download(data[0], repo_type="dataset")))
 enhance = pipeline("audio-enhancement", model=model)
 found["class"] = type(enhance).__module__
@@ -271,6 +272,10 @@ def test_a_user_of_the_package_runs_every_other_snippet_and_trusts_no_remote_cod
     for command, exit_code, is_written, output in user["commands"]:
         assert exit_code == 0 and is_written, (command, output)
     assert user["class"] == "pipeline_dacse.pipeline_dacse"
+
+
+def test_a_published_model_is_verified_by_its_id(user):
+    assert f"{MODEL} works without this package, with the same output" in user["verify"]
 
 
 def test_the_loaded_model_is_the_one_that_was_pushed(user, workplace):

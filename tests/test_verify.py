@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
 from hub_upload import fresh_process
 from hub_upload.verify import foreign_code, probe_waveform, verify
@@ -31,12 +30,16 @@ def test_a_staged_repository_gives_the_same_output_without_the_package_and_the_n
     verify(repository, tiny_pipeline())
 
 
-def test_a_repository_with_other_weights_than_the_checkpoint_is_found_out(copy):
-    weights = load_file(copy / "model.safetensors")
-    weights["model.norm.weight"] *= -1
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="its ids differ from the checkpoint's"):
-        verify(copy, tiny_pipeline())
+@pytest.mark.parametrize("changed", ["ids", "waveform", "audio"])
+def test_any_output_that_differs_is_found_out(repository, monkeypatch, changed):
+    enhance = tiny_pipeline()
+    found = fresh_process.outputs(enhance.model, enhance.processor, enhance, probe_waveform(enhance.processor))
+    monkeypatch.setattr("hub_upload.verify.outputs_of_a_stranger", lambda folder, probe: found)
+    verify(repository, enhance)
+    last = found[changed][..., -1:]
+    last += 1 if changed == "ids" else np.spacing(last)  # the smallest difference there is
+    with pytest.raises(ValueError, match=f"its {changed} differ from the checkpoint's"):
+        verify(repository, enhance)
 
 
 def test_code_that_needs_the_package_is_found_out(copy):
