@@ -3,8 +3,10 @@
 Knows directories, Hub repositories and configurations; knows no audio.
 """
 
+import logging
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +118,25 @@ def use_adapter(model: PreTrainedModel, adapter: str | None) -> None:
         return
     name = re.sub(r"\W", "_", adapter)  # PEFT names submodules after it
     if name not in loaded:
-        model.load_adapter(adapter_name=name, **_find_adapter(model, adapter))
+        _load_adapter(model, name, _find_adapter(model, adapter))
     model.enable_adapters()
     model.set_adapter(name)
+
+
+def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> None:
+    logger = logging.getLogger("transformers.integrations.peft")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports the weights of adapters that are already there as missing
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+            loaded = model.load_adapter(adapter_name=name, **place)
+    finally:
+        logger.setLevel(level)
+    wrong = [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if f".{name}." in key]
+    if wrong:
+        model.delete_adapter(name)
+        raise ValueError(f"adapter {place} does not fit {_name(model)}: {len(wrong)} weights such as {wrong[0]}")
 
 
 def _find_adapter(model: PreTrainedModel, adapter: str) -> dict[str, Any]:

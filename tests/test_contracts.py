@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from tests.tiny import tiny_codec, tiny_model, tiny_pipeline, tiny_prompts
 RATE = 8000  # of the tiny codec
 ROOT = Path(__file__).parents[1]
 
-# A process in which the package is not installed: it enhances argv[2] with the model argv[1] into argv[3].
+# In a process without the package: enhance argv[2] with the model argv[1] into argv[3], and save the pipeline again.
 FRESH_PROCESS = """
 import sys
 
@@ -43,6 +44,7 @@ except ValueError as error:
     print(error)
 enhance = pipeline("audio-enhancement", model=sys.argv[1], trust_remote_code=True, device="cpu")
 np.save(sys.argv[3], enhance({"array": np.load(sys.argv[2]), "sampling_rate": 8000})["audio"])
+enhance.save_pretrained("again")
 """
 
 
@@ -117,6 +119,10 @@ def test_contract_4_a_saved_directory_gives_the_same_output_in_a_process_without
     audio, printed = enhance_in_a_fresh_process(str(tmp_path / "model"), noise(90), tmp_path, offline)
     np.testing.assert_array_equal(audio, expected)
     assert "trust_remote_code=True" in printed
+    saved, again = ({path.name: path for path in (tmp_path / name).rglob("*.*")} for name in ("model", "again"))
+    assert saved.keys() == again.keys()
+    for name in ("config.json", "processor_config.json"):
+        assert json.loads(saved[name].read_text()) == json.loads(again[name].read_text())
 
 
 def test_contract_4_so_does_a_hub_repository_pushed_by_the_pipeline(enhance, tmp_path, environment, monkeypatch):

@@ -1,7 +1,10 @@
 """The pipeline: any length, rate and kind of input; batches, streams, regions, strength, adapters, clear errors."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 import dacse
 from pipeline_dacse.windows_dacse import split_windows
+from tests.loopback_hub import LoopbackHub
 from tests.tiny import tiny_codec, tiny_model, tiny_pipeline
 
 RATE = 8000  # of the tiny codec, 8 samples a frame
@@ -78,6 +82,23 @@ def test_the_result_is_that_of_a_naive_loop_over_windows(enhance):
     expected = processor.decode_codes(torch.cat(joined, dim=-1))
     out = enhance(waveform, sampling_rate=RATE, window_seconds=0.008, overlap_seconds=0.002, batch_size=3)
     np.testing.assert_array_equal(out["audio"], expected)
+
+
+def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
+    # so the pipeline adds nothing of its own: no change of level, no delay, no seam
+    enhance = tiny_pipeline()
+    monkeypatch.setattr(
+        enhance.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1]], 1)
+    )
+    waveform = noise(400, channels=2)
+    out = enhance(waveform, sampling_rate=RATE)["audio"]
+    np.testing.assert_array_equal(out, enhance.processor.decode_codes(enhance.processor.encode(waveform)))
+
+
+def test_the_codec_stays_in_float32_beside_a_model_in_bfloat16(folder):
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu", dtype="bfloat16")
+    assert enhance.model.dtype == torch.bfloat16 and enhance.processor.audio_tokenizer.dtype == torch.float32
+    assert enhance(noise(60), sampling_rate=RATE)["audio"].dtype == np.float32
 
 
 def test_batches_of_any_size_give_the_same_audio_in_the_order_of_the_inputs(enhance):
@@ -236,9 +257,55 @@ def test_adapters_are_switched_per_call_and_the_base_model_comes_back(folder):
     assert (denoised != base).any() and (dereverbed != base).any() and (denoised != dereverbed).any()
     np.testing.assert_array_equal(enhance(audio, adapter=None)["audio"], base)
     np.testing.assert_array_equal(enhance(audio, adapter=str(folder / "adapters" / "denoise"))["audio"], denoised)
-    np.testing.assert_array_equal(enhance(audio, adapter="dereverb")["audio"], dereverbed)
+    for name, expected in (("denoise", denoised), ("dereverb", dereverbed)):  # as they were, after a third
+        np.testing.assert_array_equal(enhance(audio, adapter=name)["audio"], expected)
     with pytest.raises(ValueError, match=r"adapter 'nothing' is unknown; .* has .*denoise, dereverb"):
         enhance(audio, adapter="nothing")
+
+
+FROM_THE_HUB = """
+import numpy, sys
+import dacse
+from transformers import pipeline
+
+enhance = pipeline("audio-enhancement", model="user/model", device="cpu")
+for name in ("denoise", "user/lora"):
+    numpy.save(name.replace("/", "_"), enhance(numpy.load("noisy.npy"), sampling_rate=8000, adapter=name)["audio"])
+try:
+    enhance(numpy.load("noisy.npy"), sampling_rate=8000, adapter="other")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_adapters_come_from_the_hub_too(folder, tmp_path):
+    def files(place):
+        return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+    np.save(tmp_path / "noisy.npy", noise(60))
+    with LoopbackHub() as hub:
+        hub.add("user/model", files(folder))
+        hub.add("user/lora", files(folder / "adapters" / "denoise"))
+        environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-c", FROM_THE_HUB]
+        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    expected = pipeline("audio-enhancement", model=str(folder), device="cpu")(
+        noise(60), sampling_rate=RATE, adapter="denoise"
+    )
+    for name in ("denoise", "user_lora"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected["audio"])
+    assert "'other' is unknown; user/model has denoise, dereverb, user_lora; or" in process.stdout
+
+
+def test_an_adapter_of_another_shape_is_refused(folder, tmp_path):
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
+    config = json.loads((folder / "adapters" / "denoise" / "adapter_config.json").read_text())
+    strange = Path(shutil.copytree(folder / "adapters" / "denoise", tmp_path / "strange"))
+    (strange / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj", "k_proj"]}))
+    with pytest.raises(ValueError, match="does not fit .* weights such as"):
+        enhance(noise(60), sampling_rate=RATE, adapter=str(strange))
+    assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
 
 
 def test_a_pipeline_made_from_an_adapter_uses_it_until_told_not_to(folder, tmp_path):
