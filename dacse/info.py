@@ -49,6 +49,7 @@ def collect_facts(path: str, size: str | None) -> dict[str, Any]:
     from transformers import DacModel
 
     from modeling_dacse import DacSeConfig, DacSeForEnhancement
+    from training_dacse.costs import training_flops_per_token, training_memory
 
     config = DacSeConfig.from_size(size) if size else DacSeConfig.from_pretrained(path)
     codec_config = _codec_config(None if size else path)
@@ -60,6 +61,7 @@ def collect_facts(path: str, size: str | None) -> dict[str, Any]:
     tokens = frame_rate * config.num_codebooks
     cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
     longest = config.max_frames / frame_rate
+    training = training_memory(config, parameters, config.max_position_embeddings)
     window = min(4.0, longest)
     return {
         "model": size or path,
@@ -83,6 +85,9 @@ def collect_facts(path: str, size: str | None) -> dict[str, Any]:
         "memory_bytes_for_one_window": round(
             parameters * dtype.itemsize + codec_parameters * 4 + 2 * tokens * cache * window
         ),
+        "training_flops_per_token": round(training_flops_per_token(config)),
+        "training_bytes_for_one_context": training["state"] + training["activations"],
+        "training_bytes_with_checkpointing": training["state"] + training["activations_checkpointed"],
     }
 
 

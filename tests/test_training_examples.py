@@ -15,7 +15,9 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from dacse.cli import app
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec
 from tests.tiny_corpus import RATE, voice, write_corpus
@@ -122,6 +124,16 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
     adapted = PeftModel.from_pretrained(DacSeForEnhancement.from_pretrained(stage1), place / "adapter")
     assert adapted.peft_config["default"].base_model_name_or_path == str(stage1)
     assert "| pairs |" in (place / "adapter" / "README.md").read_text()
+    enhanced = {}
+    for name, option in (("with", ["--adapter", str(place / "adapter")]), ("without", [])):
+        out = place / f"{name}.wav"
+        result = CliRunner().invoke(
+            app, ["enhance", str(pairs / "noisy" / "3.wav"), "-o", str(out), "--model", str(stage1), *option]
+        )
+        assert result.exit_code == 0, result.output
+        enhanced[name], rate = soundfile.read(out)
+        assert rate == RATE and len(enhanced[name]) == soundfile.info(pairs / "noisy" / "3.wav").frames
+    assert (enhanced["with"] != enhanced["without"]).any()
 
 
 def launch(argv: list[str], **kwargs) -> subprocess.Popen:

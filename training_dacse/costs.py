@@ -29,8 +29,8 @@ def training_memory(config: PretrainedConfig, parameters: int, tokens: int) -> d
     Returns:
         `state` (weights, gradients, moments), `activations` kept for the backward pass, and
         `activations_checkpointed` with gradient checkpointing (the input of every layer and the inside of one).
-        Estimates: per layer and token about `14 * width + 4 * intermediate` numbers of 2 bytes with fused attention, and
-        3 float32 numbers per token of the clean half and vocabulary entry for the loss.
+        Estimates: per layer and token about `14 * width + 4 * intermediate` numbers of 2 bytes with fused attention,
+        and 3 float32 numbers per token of the clean half and vocabulary entry for the loss.
     """
     inside = 2 * tokens * (14 * config.hidden_size + 4 * config.intermediate_size)
     loss = 4 * 3 * (tokens // 2) * config.vocab_size
