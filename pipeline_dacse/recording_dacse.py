@@ -16,6 +16,7 @@ from transformers import ProcessorMixin
 
 from .windows_dacse import Span, frames_in_regions, span_weights, split_windows
 
+BLOCK_SAMPLES = 1 << 19  # in which a waveform in memory is gone through: no second copy of all of it
 FADE_SECONDS = 0.01  # between samples of the input and enhanced ones
 
 
@@ -31,8 +32,10 @@ class Recording:
 
     def resampled(self, processor: ProcessorMixin, sampling_rate: int) -> Iterator[np.ndarray]:
         """Its audio from the start, in float32 blocks (channel, sample)."""
-        is_waveform = isinstance(self.source, np.ndarray)
-        blocks = [self.source] if is_waveform else processor.stream_audio(self.source).blocks
+        if isinstance(self.source, np.ndarray):
+            blocks = np.split(self.source, range(BLOCK_SAMPLES, self.num_samples, BLOCK_SAMPLES), axis=1)
+        else:
+            blocks = processor.stream_audio(self.source).blocks
         return processor.resample_blocks(blocks, self.sampling_rate, sampling_rate)
 
 
