@@ -26,7 +26,6 @@ TOKEN = "hf_loopbackWriteToken"
 READ_TOKEN = "hf_loopbackReadToken"
 LARGE_FILE_BYTES = 10 << 20
 LARGE_FILE_PATTERNS = ("*.safetensors", "*.bin", "*.wav", "*.flac", "*.parquet")
-DATE = "2026-01-01T00:00:00.000Z"
 
 
 def git_oid(content: bytes) -> str:
@@ -351,21 +350,11 @@ def commit(request: Handler, body: bytes, kind: str, repo_id: str, revision: str
 def info(request: Handler, body: bytes, kind: str, repo_id: str, revision: str | None):
     repository = request.repository(kind, repo_id)
     sha, files = request.snapshot(kind, repo_id, revision or "main")
-    card = repository.card_data
-    shown = {"tags": card.get("tags", []), "cardData": card, "pipeline_tag": card.get("pipeline_tag")}
-    return shown | {
-        "_id": "0" * 24,
+    return {
         "id": repo_id,
-        "modelId": repo_id,
         "sha": sha,
         "private": repository.private,
-        "disabled": False,
-        "gated": False,
-        "downloads": 0,
-        "likes": 0,
-        "library_name": card.get("library_name"),
-        "lastModified": DATE,
-        "createdAt": DATE,
+        "tags": repository.card_data.get("tags", []),
         "siblings": [file_entry(path, content) for path, content in sorted(files.items())],
     }
 
