@@ -24,7 +24,7 @@ from .metrics import OFFLINE_METRICS, metric_class
 from .statistics import interval
 from .systems import SYSTEMS
 from .testsets import TestSet, write_json
-from .workers import enhance_clip, run_in_workers, score_clip, start_metrics, start_system
+from .workers import enhance_clip, run_here, run_in_workers, score_clip, start_metrics, start_system
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -194,7 +194,8 @@ def score_all(
             if missing:
                 jobs.append((system, clip, audio_path(folder, system, clip.name), missing))
     if jobs:
-        results = run_in_workers(processes, start_metrics, (metrics, device), score_clip, jobs)
+        work = start_metrics, (metrics, device), score_clip, jobs
+        results = run_in_workers(processes, *work) if processes > 1 else run_here(*work)
         for count, rows in enumerate(results, start=1):
             append_lines(folder / "scores.jsonl", rows)
             progress("scoring", count, len(jobs))

@@ -1,6 +1,9 @@
 """Benchmarks: the same test set everywhere, the same numbers however they are computed, and runs that go on."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -215,3 +218,22 @@ def test_the_command_evaluates_and_says_what_is_wrong(corpus, tmp_path):
     assert "checksum" in done.stderr and (tmp_path / "run" / "report.md").exists()
     wrong = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), *options, "-s", "nosiy"])
     assert wrong.exit_code == 1 and "unknown system 'nosiy'" in wrong.stderr
+
+
+def test_the_robustness_example_makes_every_slice(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", speech=4, seconds=1.2)
+    rows = [row.split("\t") for row in (corpus / "MANIFEST.tsv").read_text().splitlines()]
+    languages = ["language", *("en" if number % 2 else "fr" for number in range(len(rows) - 1))]
+    rows = [[*row, language] for row, language in zip(rows, languages, strict=True)]
+    (corpus / "MANIFEST.tsv").write_text("\n".join("\t".join(row).replace("valid", "test") for row in rows) + "\n")
+    for path in list(corpus.rglob("*valid*")):
+        path.rename(path.with_name(path.name.replace("valid", "test")))
+    example = Path(__file__).parents[1] / "examples" / "evaluate_robustness.py"
+    options = ["-o", tmp_path / "run", "--systems", "noisy", "--clips", "1", "--metrics", "stoi"]
+    options += ["--music", corpus / "noise"]
+    done = subprocess.run([sys.executable, example, corpus, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    slices = {"english", "other_languages", "second_speaker", "music", "unseen_combination", "over_30_s"}
+    assert {line[3:].split(" (")[0] for line in done.stdout.splitlines() if "(1 clips)" in line} == slices
+    joined, rate = soundfile.read(tmp_path / "run" / "over_30_s" / "noisy.flac")
+    assert len(joined) == 35 * rate
