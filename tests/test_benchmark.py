@@ -1,6 +1,7 @@
 """Benchmarks: the same test set everywhere, the same numbers however they are computed, and runs that go on."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -228,10 +229,12 @@ def test_the_robustness_example_makes_every_slice(tmp_path):
     (corpus / "MANIFEST.tsv").write_text("\n".join("\t".join(row).replace("valid", "test") for row in rows) + "\n")
     for path in list(corpus.rglob("*valid*")):
         path.rename(path.with_name(path.name.replace("valid", "test")))
-    example = Path(__file__).parents[1] / "examples" / "evaluate_robustness.py"
+    root = Path(__file__).parents[1]
+    example = root / "examples" / "evaluate_robustness.py"
     options = ["-o", tmp_path / "run", "--systems", "noisy", "--clips", "1", "--metrics", "stoi"]
     options += ["--music", corpus / "noise"]
-    done = subprocess.run([sys.executable, example, corpus, *options], capture_output=True, text=True)
+    command = [sys.executable, example, corpus, *options]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 0, done.stderr
     slices = {"english", "other_languages", "second_speaker", "music", "unseen_combination", "over_30_s"}
     assert {line[3:].split(" (")[0] for line in done.stdout.splitlines() if "(1 clips)" in line} == slices
