@@ -39,6 +39,7 @@ THEME = gr.themes.Soft(
     font=["system-ui", "sans-serif"],  # fonts of the machine itself: the page calls nobody
     font_mono=["ui-monospace", "monospace"],
 ).set(  # contrast of at least 4.5 to 1 (WCAG AA), light and dark
+    background_fill_primary="*neutral_50",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
@@ -48,6 +49,7 @@ THEME = gr.themes.Soft(
     block_title_background_fill_dark="none",
     block_title_text_color="*neutral_700",
     block_title_text_color_dark="*neutral_200",
+    block_label_background_fill="*neutral_50",
     block_label_background_fill_dark="*neutral_800",
     block_label_text_color="*neutral_700",
     block_label_text_color_dark="*neutral_200",
@@ -169,36 +171,39 @@ class Space:
                     )
                     download = gr.DownloadButton("Download the enhanced recording", interactive=False)
                     scores = gr.HTML()
-            excerpts = gr.State()
-
-            buttons = [start, cancel]
-            waiting = start.click(
-                _clear,
-                outputs=[*buttons, status, player, download, excerpts, scores],
-                queue=False,
-                show_progress="hidden",
-                api_visibility="private",
-            )
-            running = waiting.then(
-                self.run,
-                [audio, *choices],
-                [status, player, download, excerpts],
-                show_progress="minimal",
-                show_progress_on=status,
-                api_visibility="private",
-                **MODEL_QUEUE,
-            )
-            ready = running.then(lambda: _busy(False), outputs=buttons, queue=False, api_visibility="private")
-            ready.then(_scores, excerpts, scores, show_progress="hidden", api_visibility="private")
-            cancel.click(
-                lambda: (*_busy(False), _message("status", "Cancelled. What was done until then can be heard.")),
-                outputs=[*buttons, status],
-                cancels=[running],
-                queue=False,
-                api_visibility="private",
-            )
+            self._connect([audio, *choices], start, cancel, status, player, download, scores)
             gr.api(self.enhance, api_name="enhance", **MODEL_QUEUE)
         return page.queue(max_size=WAITING_PLACES)
+
+    def _connect(
+        self,
+        inputs: list,
+        start: gr.Button,
+        cancel: gr.Button,
+        status: gr.HTML,
+        player: gr.HTML,
+        download: gr.DownloadButton,
+        scores: gr.HTML,
+    ) -> None:
+        """What follows when a button is pressed."""
+        excerpts = gr.State()
+        at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        cleared = start.click(_clear, None, [start, cancel, status, player, download, excerpts, scores], **at_once)
+        running = cleared.then(
+            self.run,
+            inputs,
+            [status, player, download, excerpts],
+            show_progress="minimal",
+            show_progress_on=status,
+            api_visibility="private",
+            **MODEL_QUEUE,
+        )
+        ready = running.success(lambda: _busy(False), None, [start, cancel], **at_once)
+        ready.then(_scores, excerpts, scores, show_progress="hidden", api_visibility="private")
+        failed = _message("alert", "The server failed. Try again later; its log says why.")
+        running.failure(lambda: (*_busy(False), failed), None, [start, cancel, status], **at_once)
+        cancelled = _message("status", "Cancelled. What was done until then can be heard.")
+        cancel.click(lambda: (*_busy(False), cancelled), None, [start, cancel, status], cancels=[running], **at_once)
 
     def _inputs(self) -> tuple[gr.Audio, list]:
         """The recording, and the choices in the order of `compare`."""

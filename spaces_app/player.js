@@ -164,20 +164,14 @@ function showConfidence() {
 }
 
 function show() {
-  const previous = comparison;
-  comparison = props.value;
-  player.hidden = !comparison;
-  if (!comparison || comparison.id !== previous?.id) {
-    if (previous) {
-      comparison ??= previous;
-      stop(0);
-      comparison = props.value;
-    }
-    if (context && comparison?.sampling_rate !== previous?.sampling_rate) {
-      context.close();
-      context = gains = null;
-    }
+  const next = props.value || null;
+  if (comparison && next?.id !== comparison.id) {
+    stop(0);
+    context?.close();
+    context = gains = null;
   }
+  comparison = next;
+  player.hidden = !comparison;
   if (!comparison) return;
   seek.max = comparison.seconds;
   find(".dacse-made").style.width = `${(100 * available()) / comparison.seconds}%`;

@@ -38,6 +38,7 @@ class StandIn:
     def __init__(self):
         self.gate = threading.Event()
         self.gate.set()
+        self.error = None
         self.calls = []
         self.pieces = 0
         self.running = self.most_running = 0
@@ -51,7 +52,9 @@ class StandIn:
         self.most_running = max(self.running, self.most_running)
         try:
             for start in range(0, samples, RATE):
-                self.gate.wait(0.5)  # a window takes a moment, however much of a hurry anyone is in
+                self.gate.wait(1)  # a window takes a moment, however much of a hurry anyone is in
+                if self.error:
+                    raise self.error
                 self.pieces += 1
                 piece = enhanced[None, start : start + RATE]
                 yield {"audio": piece, "confidence": np.full((1, 100 * piece.shape[1] // RATE), 0.75, np.float32)}

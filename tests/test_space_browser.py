@@ -27,6 +27,7 @@ if not os.path.exists(CHROMIUM):
 
 from tests.space_stand_in import AFTER_HZ, BEFORE_HZ, RATE, StandIn, served_space, tone, write_tone  # noqa: E402
 
+HZ = 20  # a busy machine drops blocks of what is recorded, which blurs a tone
 # Keeps what reaches the loudspeaker: `heard()` is the last half second of it.
 LISTEN = """
 const connect = AudioNode.prototype.connect;
@@ -80,8 +81,10 @@ def space(tmp_path_factory):
     pipe = StandIn()
     results = tmp_path_factory.mktemp("results")
     limits = {"max_minutes": 0.5, "max_megabytes": 5}
-    with served_space({"one": pipe, "two": pipe}, {"one": ["dereverb"], "two": []}, results, **limits) as address:
-        yield address, pipe
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.score", lambda excerpts: [("Overall", 2.0, 3.0)])
+        with served_space({"one": pipe, "two": pipe}, {"one": ["dereverb"], "two": []}, results, **limits) as address:
+            yield address, pipe
 
 
 @pytest.fixture
@@ -90,6 +93,7 @@ def pipe(space):
     pipe.gate.set()
     pipe.pieces = pipe.most_running = 0
     pipe.calls.clear()
+    pipe.error = None
     yield pipe
     pipe.gate.set()
 
@@ -157,19 +161,27 @@ def position(page) -> float:
 def test_a_recording_is_enhanced_heard_on_both_sides_and_downloaded(browser, space, pipe, tmp_path):
     with visitor(browser, space) as page:
         upload(page, write_tone(tmp_path, 12))
+        page.get_by_label("Specialist").click()
+        page.get_by_role("option", name="dereverb").click()
+        page.get_by_label("number input for Strength").fill("0.5")
+        page.get_by_text("Advanced").click()
+        page.get_by_label("Sample").check()
+        page.get_by_label("Seed").fill("7")
         start(page)
         wait_for_status(page, "Done")
+        sampling = {"do_sample": True, "temperature": 1, "seed": 7}
+        assert pipe.calls == [{"strength": 0.5, "adapter": "dereverb", **sampling}]
         sizes = page.locator(".dacse-plot img").evaluate_all("images => images.map((image) => image.naturalWidth)")
         assert len(sizes) == 2 and min(sizes) > 100
         assert page.locator(".dacse-confidence path").get_attribute("d").count(",0.25") == 300  # 1 - 0.75
 
         play_button(page).click()
         wait_until(lambda: position(page) > 1)
-        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=HZ)
         page.get_by_text("Before", exact=True).first.click()
         clock, where = time.monotonic(), position(page)
         page.wait_for_timeout(800)
-        assert heard_hz(page) == pytest.approx(BEFORE_HZ, abs=3)
+        assert heard_hz(page) == pytest.approx(BEFORE_HZ, abs=HZ)
         assert position(page) - where == pytest.approx(time.monotonic() - clock, abs=0.3)
         page.keyboard.press("ArrowRight")  # the switch has the focus
         page.wait_for_timeout(300)
@@ -177,7 +189,7 @@ def test_a_recording_is_enhanced_heard_on_both_sides_and_downloaded(browser, spa
         assert 0.15 < loudness.min() and loudness.max() < 0.3  # both tones peak in between: no gap, no click
         page.get_by_label("Position").fill("10.5")
         page.wait_for_timeout(500)
-        assert position(page) > 10.5 and heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        assert position(page) > 10.5 and heard_hz(page) == pytest.approx(AFTER_HZ, abs=HZ)
         play_button(page).wait_for()  # at its end the player stops by itself
         assert position(page) == 0
 
@@ -196,7 +208,7 @@ def test_what_is_done_can_be_heard_while_the_rest_is_made_and_cancelled(browser,
         wait_for_status(page, "s left")
         play_button(page).click()
         wait_until(lambda: position(page) > 0.6)
-        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=3)
+        assert heard_hz(page) == pytest.approx(AFTER_HZ, abs=HZ)
         assert 0 < pipe.pieces < 20
         page.get_by_role("button", name="Cancel").click()
         wait_for_status(page, "Cancelled")
@@ -218,7 +230,7 @@ def test_work_stops_when_the_browser_is_closed(browser, space, pipe, tmp_path):
     assert pipe.pieces < 25
 
 
-def test_bad_recordings_are_answered_in_words(browser, space, pipe, tmp_path):
+def test_bad_recordings_and_failures_are_answered_in_words_and_one_can_go_on(browser, space, pipe, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "long.wav", np.ones(8000 * 7200 // 1000), 8)
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42" + bytes(1000))
@@ -238,7 +250,16 @@ def test_bad_recordings_are_answered_in_words(browser, space, pipe, tmp_path):
             page.get_by_label("Clear").first.click()
         page.locator("input[type=file]").first.set_input_files(tmp_path / "clip.mp4")
         page.get_by_text("Invalid file type").first.wait_for()
-    assert not pipe.calls
+        assert not pipe.calls
+
+        upload(page, write_tone(tmp_path, 2))
+        pipe.error = RuntimeError("secret of the server")
+        start(page)
+        wait_for_status(page, "The server failed")
+        assert "secret" not in page.content()
+        pipe.error = None
+        start(page)
+        wait_for_status(page, "Done")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -263,28 +284,18 @@ def test_on_a_phone_everything_fits_and_can_be_read(browser, space, pipe, scheme
 
 def test_two_visitors_at_once_take_turns(browser, space, pipe, tmp_path):
     with visitor(browser, space) as first, visitor(browser, space) as second:
-        for page in (first, second):
-            upload(page, write_tone(tmp_path, 3))
+        upload(first, write_tone(tmp_path, 25))
+        upload(second, write_tone(tmp_path, 3))
         pipe.gate.clear()
         start(first)
         wait_for_status(first, "s left")
+        start(second)
+        wait_for_status(second, "Waiting for the model")
+        second.get_by_role("button", name="Cancel").click()
+        wait_for_status(second, "Cancelled")
         start(second)
         wait_for_status(second, "Waiting for the model")
         pipe.gate.set()
         for page in (first, second):
             wait_for_status(page, "Done")
     assert pipe.most_running == 1 and len(pipe.calls) == 2
-
-
-def test_the_choices_of_the_page_reach_the_pipeline(browser, space, pipe, tmp_path):
-    with visitor(browser, space) as page:
-        upload(page, write_tone(tmp_path, 1))
-        page.get_by_label("Specialist").click()
-        page.get_by_role("option", name="dereverb").click()
-        page.get_by_label("number input for Strength").fill("0.5")
-        page.get_by_text("Advanced").click()
-        page.get_by_label("Sample").check()
-        page.get_by_label("Seed").fill("7")
-        start(page)
-        wait_for_status(page, "Done")
-    assert pipe.calls == [{"strength": 0.5, "adapter": "dereverb", "do_sample": True, "temperature": 1, "seed": 7}]
