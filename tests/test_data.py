@@ -1,5 +1,6 @@
 """Recordings, pairs, the token cache and batches: reproducible, resumable, and refused with a reason."""
 
+import io
 import json
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_a_cache_from_another_codec_or_recipe_is_refused(pairs, corpus, recipe, 
 
 def test_a_cache_gives_fewer_codebooks_and_single_tasks(pairs, codec, tmp_path):
     cache = build_token_cache(tmp_path, pairs, codec, 12)
-    assert cache[0]["noisy"].shape == (3, 7) and cache.max_frames == 7
+    assert cache[0]["noisy"].shape == (3, 7)
     assert torch.equal(TokenCache(tmp_path, num_codebooks=2)[5]["clean"], cache[5]["clean"][:2])
     assert set(cache.only("clean").rows["task"]) == {"clean"}
     with pytest.raises(ValueError, match="no clip of task 'dereverb'"):
@@ -166,6 +167,19 @@ def test_a_stream_sharded_by_rank_gives_every_clip_once(corpus, pairs, tmp_path)
     ranks = [clean(rows.to_iterable_dataset(num_shards=6).shard(2, rank)) for rank in range(2)]
     assert len(whole) == len(set(whole)) == 6
     assert sorted(ranks[0] + ranks[1]) == sorted(whole) and not set(ranks[0]) & set(ranks[1])
+
+
+def test_a_stream_leaves_short_recordings_out_and_skips_broken_ones_only_when_asked(corpus, pairs, recipe):
+    good = next((corpus / "speech").glob("train*.flac"))
+    short = io.BytesIO()
+    soundfile.write(short, voice(0, 0.1), RATE, format="FLAC")
+    contents = {"short.flac": short.getvalue(), "good.flac": good.read_bytes(), "text.flac": b"not audio"}
+    rows = Dataset.from_list([{"audio": {"bytes": data, "path": name}} for name, data in contents.items()])
+    codec = tiny_codec(downsampling_ratios=[8, 8, 4])
+    with pytest.raises(OSError, match=r"text\.flac"):
+        list(stream_tokens(rows.to_iterable_dataset(), pairs, codec))
+    lenient = corpus_pairs(str(corpus), recipe, RATE, HOP, skip_broken=True)
+    assert len(list(stream_tokens(rows.to_iterable_dataset(), lenient, codec))) == 1
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -96,6 +97,7 @@ def test_stage2_lowers_the_loss_of_its_task_and_plots_the_forgetting_matrix(plac
     order = ["white_noise", "packet_loss"]
     options = ["--model", str(stage1), "--order", *order, "--replay", "0.3", "--anchor", "ewc"]
     argv = command(place, "train_stage2.py", "stage2", *options, "--anchor_strength", "0.01", "--max_steps", "12")
+    argv += ["--bf16", "true", "--gradient_checkpointing", "true"]
     run(monkeypatch, argv)
     matrix = ForgettingMatrix.load(place / "stage2")
     assert matrix.stages == ["start", "1-white_noise", "1-packet_loss"]
@@ -134,6 +136,21 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
         enhanced[name], rate = soundfile.read(out)
         assert rate == RATE and len(enhanced[name]) == soundfile.info(pairs / "noisy" / "3.wav").frames
     assert (enhanced["with"] != enhanced["without"]).any()
+
+
+@pytest.mark.parametrize("supply", ["on_the_fly", "stream"])
+def test_clips_without_a_cache_are_trained_on(place, monkeypatch, supply):
+    files = sorted((place / "corpus" / "speech").glob("train*.flac"))
+    rows = [{"audio": {"bytes": path.read_bytes(), "path": path.name}} for path in files for _ in range(4)]
+    (place / "streamed").mkdir(exist_ok=True)
+    Dataset.from_list(rows).to_parquet(place / "streamed" / "train.parquet")
+    options = {
+        "on_the_fly": ["--on_the_fly", "true", "--dataloader_num_workers", "1"],
+        "stream": ["--stream", "true", "--data", str(place / "streamed"), "--valid_data", str(place / "corpus")],
+    }[supply]
+    run(monkeypatch, command(place, "train_stage1.py", supply, *options, "--cache", str(place / supply / "tokens")))
+    assert not (place / supply / "tokens" / "train").exists()
+    assert (place / supply / "model.safetensors").exists()
 
 
 def launch(argv: list[str], **kwargs) -> subprocess.Popen:

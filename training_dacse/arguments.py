@@ -44,6 +44,9 @@ class DataArguments:
     on_the_fly: bool = field(
         default=False, metadata={"help": "degrade and encode training clips in the loader's workers, without a cache"}
     )
+    stream: bool = field(
+        default=False, metadata={"help": "read `data`, a data set with an `audio` column, as a stream, each clip once"}
+    )
     cache_processes: int = field(default=1, metadata={"help": "processes that degrade and encode"})
     pairs_seed: int = field(default=0, metadata={"help": "of clips, tasks and degradations"})
     skip_broken: bool = field(default=False, metadata={"help": "count unreadable or silent recordings, go on without"})
@@ -52,6 +55,8 @@ class DataArguments:
         for name in ("train_clips", "valid_clips", "cache_processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.stream and not self.valid_data:
+            raise ValueError("a streamed data set cannot be held out in part; give other speech as valid_data")
 
 
 @dataclass
@@ -60,6 +65,10 @@ class DacSeTrainingArguments(TrainingArguments):
 
     output_dir: str | None = field(
         default="output", metadata={"help": "checkpoints and model", "aliases": ["--output"]}
+    )
+    accelerator_config: dict | str | None = field(
+        default_factory=lambda: {"dispatch_batches": False},  # every process reads its own part of a stream
+        metadata={"help": "as for `TrainingArguments`"},
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "wall-clock budget over all restarts; the learning rate follows it to its end"}

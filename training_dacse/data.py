@@ -208,11 +208,6 @@ class TokenCache(torch.utils.data.Dataset):
         """The lowest ratio of every row, (row,)."""
         return torch.tensor(self.rows["snr_db"][:])
 
-    @property
-    def max_frames(self) -> int:
-        """Frames of the longest clip."""
-        return max(map(len, self.rows["clean"])) // self.description["num_codebooks"]
-
     def only(self, *tasks: str) -> "TokenCache":
         """The rows of some tasks; the numbers of the tasks stay.
 
@@ -257,8 +252,10 @@ class TokensOnTheFly(torch.utils.data.Dataset):
         return {"noisy": noisy[:width], "clean": clean[:width], "task": self.tasks.index(pair["task"])}
 
 
-def stream_tokens(stream: IterableDataset, pairs, codec: DacModel) -> IterableDataset:
-    """Rows like a cache's from a streamed data set with an `audio` column, read once, never stored.
+def stream_tokens(
+    stream: IterableDataset, pairs, codec: DacModel, num_codebooks: int | None = None
+) -> IterableDataset:
+    """Rows like a cache's from a streamed data set with an `audio` column; too short recordings are left out.
 
     A clip is drawn by `pairs.seed` and the name of its recording: the same in any process, worker or order. A launcher
     that shards the stream (`dispatch_batches=False`) gives every process clips of its own.
@@ -267,12 +264,23 @@ def stream_tokens(stream: IterableDataset, pairs, codec: DacModel) -> IterableDa
         stream: a streamed data set of clean speech.
         pairs: `DegradedPairs`, for its recipe and its grid; its recordings are not read.
         codec: encodes the clips.
+        num_codebooks: how many of the first codebooks; all when left out.
     """
 
-    def tokenize(row: dict) -> dict:
-        pair = pairs.degrade(Clips([row["audio"]]), 0, zlib.crc32(Path(row["audio"]["path"]).name.encode()))
+    def tokenize(batch: dict) -> dict:
+        (audio,) = batch["audio"]
+        clips, name = Clips([audio]), Path(audio["path"]).name
+        try:
+            if clips.duration(0) < pairs.recipe.clip_seconds[0]:
+                return {"noisy": [], "clean": [], "task": []}
+            pair = pairs.degrade(clips, 0, zlib.crc32(name.encode()))
+        except (OSError, ValueError) as error:
+            pairs.skip_or_raise(error)
+            return {"noisy": [], "clean": [], "task": []}
         noisy, clean = encode_pairs(codec, [pair])[0]
-        return {"noisy": noisy.tolist(), "clean": clean.tolist(), "task": pairs.tasks.index(pair["task"])}
+        codes = {"noisy": [noisy[:num_codebooks].tolist()], "clean": [clean[:num_codebooks].tolist()]}
+        return {**codes, "task": [pairs.tasks.index(pair["task"])]}
 
     undecoded = stream.cast_column("audio", Audio(decode=False))
-    return undecoded.map(tokenize, remove_columns=stream.column_names).with_format("torch")
+    one_by_one = {"batched": True, "batch_size": 1}  # a batch may lose its row
+    return undecoded.map(tokenize, remove_columns=stream.column_names, **one_by_one).with_format("torch")

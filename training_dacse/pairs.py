@@ -88,10 +88,14 @@ class DegradedPairs:
             try:
                 return self.degrade(self.speech, file, index)
             except (OSError, ValueError) as error:
-                if not self.skip_broken:
-                    raise
-                self.skipped += 1
-                logger.warning("skipped (%d so far): %s", self.skipped, error)
+                self.skip_or_raise(error)
+
+    def skip_or_raise(self, error: Exception) -> None:
+        """Counts a broken recording, where that was asked for."""
+        if not self.skip_broken:
+            raise error
+        self.skipped += 1
+        logger.warning("skipped (%d so far): %s", self.skipped, error)
 
     def degrade(self, speech: Clips, file: int, index: int) -> dict:
         """A pair from one recording of `speech`, drawn by (seed, index)."""

@@ -2,9 +2,11 @@
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
+from datasets import load_dataset
 from transformers import DacModel
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
@@ -12,12 +14,14 @@ from processing_dacse import DacSeProcessor
 
 from .arguments import DacSeTrainingArguments, DataArguments
 from .collator import TokenCollator
-from .data import TokenCache, TokensOnTheFly, build_token_cache
+from .data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from .listening import AudioCallback
 from .pairs import DegradedPairs, PairedFiles, corpus_pairs
 from .trainer import DacSeTrainer
 
 logger = logging.getLogger(__name__)
+
+SHUFFLED_CLIPS = 1000  # of a stream, held in memory to draw the next one from
 
 
 def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
@@ -71,25 +75,32 @@ def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeCo
 
 
 def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: DacSeConfig) -> tuple:
-    """Training and held-out rows: caches, built by the first process of a launch, or training rows on the fly.
+    """Training and held-out rows: caches, built by the first process of a launch, or training rows without one.
 
     Raises:
         ValueError: held-out speech that is also trained on.
     """
-    train, valid = (make_pairs(data, split, codec, config) for split in ("train", "valid"))
-    if data.recipe and data.valid_data is None and train.speech.fingerprint == valid.speech.fingerprint:
-        raise ValueError(f"{data.data} has no split of its own to hold out; give other speakers as valid_data")
+    valid = make_pairs(data, "valid", codec, config)
     folder = Path(data.cache or Path(output_dir) / "tokens")
     where, processes = data.codec or data.model, data.cache_processes
     with PartialState().main_process_first():
         count = data.valid_clips * len(valid.tasks) if data.recipe else len(valid)
         held_out = build_token_cache(folder / "valid", valid, where, count, processes)
+        held_out.num_codebooks = config.num_codebooks
+        if data.stream:
+            draws = make_pairs(replace(data, data=data.valid_data), "train", codec, config)
+            stream = load_dataset(data.data, split="train", streaming=True).shuffle(
+                seed=data.pairs_seed, buffer_size=SHUFFLED_CLIPS
+            )
+            return stream_tokens(stream, draws, codec, config.num_codebooks), held_out
+        train = make_pairs(data, "train", codec, config)
+        if data.recipe and data.valid_data is None and train.speech.fingerprint == valid.speech.fingerprint:
+            raise ValueError(f"{data.data} has no split of its own to hold out; give other speakers as valid_data")
         count = data.train_clips if data.recipe else len(train)
         if data.on_the_fly:
-            rows = TokensOnTheFly(train, codec, count, config.num_codebooks)
-        else:
-            rows = build_token_cache(folder / "train", train, where, count, processes)
-    rows.num_codebooks = held_out.num_codebooks = config.num_codebooks
+            return TokensOnTheFly(train, codec, count, config.num_codebooks), held_out
+        rows = build_token_cache(folder / "train", train, where, count, processes)
+    rows.num_codebooks = config.num_codebooks
     return rows, held_out
 
 
@@ -98,7 +109,7 @@ def make_trainer(model, args: DacSeTrainingArguments, train, valid: TokenCache, 
     trainer = DacSeTrainer(
         model=model,
         args=args,
-        tasks=train.tasks,
+        tasks=valid.tasks,
         train_dataset=train,
         eval_dataset=valid,
         data_collator=TokenCollator(model.config),
