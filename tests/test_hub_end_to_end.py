@@ -22,6 +22,7 @@ from tests.loopback_hub import LoopbackHub
 from tests.test_card import write_run
 from tests.test_convert import save_released_layout
 from tests.tiny import tiny_model, tiny_pipeline
+from training_dacse.adapters import save_adapter
 from training_dacse.data import build_token_cache
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from typer.testing import CliRunner
 import dacse
 from dacse.cli import app
+from training_dacse.adapters import save_adapter
 from training_dacse.data import TokenCache
 from transformers import pipeline
 
@@ -155,8 +157,7 @@ def workplace(tmp_path_factory):
     torch.manual_seed(0)
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.peft_config["default"].base_model_name_or_path = str(folder / "checkpoint")
-    adapted.save_pretrained(folder / "adapter")
-    (folder / "adapter" / "card.yaml").write_text("task: rain\n")
+    save_adapter(adapted, folder / "adapter", "rain", before={"rain": 3.2}, after={"rain": 2.5})
     for count in (3, 4):  # the shorter last shard of the first cache stays behind
         build_token_cache(folder / "cache", Pairs(), folder / "checkpoint", count, shard_size=2)
     assert len(list((folder / "cache").glob("*.parquet"))) == 3
@@ -245,6 +246,11 @@ def test_the_published_samples_and_links_belong_together(hub):
     assert len(links) == 2
     for link in links:
         assert link.removeprefix(f"{hub.url}/{MODEL}/resolve/main/") in files
+
+
+def test_the_card_of_the_adapter_has_its_task_and_its_figures(hub):
+    card = hub.files(ADAPTER)["README.md"].decode()
+    assert "made for **rain**" in card and "| rain | 3.200 | 2.500 |" in card
 
 
 def test_a_stranger_runs_the_snippets_of_the_card_without_the_package(stranger, workplace):

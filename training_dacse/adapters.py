@@ -48,7 +48,8 @@ def save_adapter(
     """
     folder = Path(folder)
     model.save_pretrained(folder)
-    (folder / "card.yaml").write_text(yaml.safe_dump({"task": purpose}))
+    losses = [{"task": task, "base": float(loss), "adapter": float(after[task])} for task, loss in before.items()]
+    (folder / "card.yaml").write_text(yaml.safe_dump({"task": purpose, "losses": losses}, sort_keys=False))
     config = model.peft_config["default"]
     card = CARD.format(
         base=config.base_model_name_or_path,
