@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 import torch
-from datasets import Audio, Dataset, Features, IterableDataset, List, Value, concatenate_datasets
+from datasets import Audio, Dataset, Features, IterableDataset, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DacModel
@@ -183,9 +183,8 @@ class TokenCache(torch.utils.data.Dataset):
             raise FileNotFoundError(f"{folder}: no token cache (no tokens-*.parquet)")
         self.description = json.loads((self.folder / "cache.json").read_text())
         tables = {shard.stem.split("-")[1]: shard for shard in shards}  # a cache that grew holds its last shard twice
-        rows = concatenate_datasets(
-            [Dataset.from_parquet(str(shard), keep_in_memory=True) for shard in tables.values()]
-        )
+        # an Arrow copy beside the shards is mapped, not read: a cache may be larger than the memory
+        rows = Dataset.from_parquet([str(shard) for shard in tables.values()], cache_dir=str(self.folder / "arrow"))
         self.rows = rows.select(range(min(len(rows), count or len(rows))))
         self.num_codebooks = num_codebooks or self.description["num_codebooks"]
         self.tasks: list[str] = self.description["tasks"]
@@ -201,7 +200,7 @@ class TokenCache(torch.utils.data.Dataset):
     @property
     def task_numbers(self) -> Tensor:
         """The task of every row, (row,)."""
-        return torch.tensor([self.tasks.index(task) for task in self.rows["task"]])
+        return torch.tensor([self.tasks.index(task) for task in self.rows["task"][:]])
 
     @property
     def snr_db(self) -> Tensor:
