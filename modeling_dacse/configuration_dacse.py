@@ -33,6 +33,8 @@ class DacSeConfig(LlamaConfig):
         start_clean_token_id (`int`): Id between the noisy and the clean tokens.
         unk_token_id (`int`): Id the layout reserves; never generated.
         vocab_size (`int`, *optional*): Follows from the layout; checked against it when given.
+        window_frames (`int`, *optional*): Frames of the clips the weights were trained on, where all had one length
+            and prompts of another would be strange to the model. None, as of the released models: any length.
 
     Raises:
         ValueError: If the layout contradicts itself or `vocab_size`.
@@ -50,6 +52,7 @@ class DacSeConfig(LlamaConfig):
     start_clean_token_id: int = 3
     unk_token_id: int = 4
     vocab_size: int | None = None
+    window_frames: int | None = None
 
     hidden_size: int = 1536
     intermediate_size: int = 6144
@@ -74,6 +77,11 @@ class DacSeConfig(LlamaConfig):
                 f"vocab_size is {self.vocab_size}, but {self.first_code_id} special ids and {self.num_codebooks} "
                 f"codebooks of {self.codebook_size} codes make {layout_size}: give the num_codebooks, codebook_size "
                 "and first_code_id the weights were trained with"
+            )
+        if self.window_frames is not None and not 1 <= self.window_frames <= self.max_frames:
+            raise ValueError(
+                f"window_frames is {self.window_frames}, but a context of {self.max_position_embeddings} tokens holds "
+                f"1 to {self.max_frames} frames"
             )
         special = {name: getattr(self, name) for name in LAYOUT_IDS}
         if len(set(special.values())) < len(special) or not all(0 <= i < self.first_code_id for i in special.values()):

@@ -187,7 +187,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
         length, overlap = self._window_lengths(window_seconds, overlap_seconds)
         recording = open_recording(self.processor, audio, sampling_rate, regions)
         windows = 0
-        for window in cut_recording(self.processor, recording, length, overlap):
+        whole = self.model.config.window_frames is not None
+        for window in cut_recording(self.processor, recording, length, overlap, whole):
             windows += 1
             input_ids = self.processor.build_prompt(window.codes[None])
             is_last = window.span.last == window.num_frames and windows % recording.channels == 0
@@ -200,8 +201,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
 
     def _window_lengths(self, window_seconds: float | None, overlap_seconds: float | None) -> tuple[int, int]:
         """Frames of a window and of an overlap."""
-        frame_rate = self.processor.frame_rate
-        length = window_frames(window_seconds, frame_rate, self.model.config.max_frames)
+        frame_rate, config = self.processor.frame_rate, self.model.config
+        length = window_frames(window_seconds, frame_rate, config.max_frames, config.window_frames)
         return length, overlap_frames(overlap_seconds, frame_rate, length)
 
     def _forward(

@@ -78,17 +78,23 @@ def open_recording(processor: ProcessorMixin, audio: Any, sampling_rate: int | N
     return Recording(rate, *waveform.shape, waveform, regions)
 
 
-def cut_recording(processor: ProcessorMixin, recording: Recording, window: int, overlap: int) -> Iterator[Window]:
-    """Encodes a recording as one piece and yields its windows of `window` frames, every channel of each in turn."""
+def cut_recording(
+    processor: ProcessorMixin, recording: Recording, window: int, overlap: int, whole: bool = False
+) -> Iterator[Window]:
+    """Encodes a recording as one piece and yields its windows of `window` frames, every channel of each in turn.
+
+    A recording shorter than a window gives a shorter one, or with `whole` is completed with silence.
+    """
     # Rounded up, so that the decoded frames reach the end of the input at any output rate.
     num_samples = _ceil_div(recording.num_samples * processor.sampling_rate, recording.sampling_rate)
     num_frames = _ceil_div(num_samples, processor.hop_length)
     blocks = recording.resampled(processor, processor.sampling_rate)
     watch = _SoundWatch(recording.channels, processor.hop_length)
-    padded = _pad_blocks(blocks, num_frames * processor.hop_length, recording.channels)
+    encoded_frames = max(num_frames, window) if whole else num_frames
+    padded = _pad_blocks(blocks, encoded_frames * processor.hop_length, recording.channels)
     pieces = processor.encode_blocks(watch.observe(padded))
     codes, position = next(pieces), 0
-    for span in split_windows(num_frames, window, overlap):
+    for span in split_windows(num_frames, window, overlap, whole):
         while position + codes.shape[-1] < span.stop:
             codes = torch.cat([codes, next(pieces)], dim=-1)
         codes, position = codes[..., span.start - position :], span.start

@@ -21,27 +21,37 @@ class Span(NamedTuple):
     last: int
 
 
-def window_frames(window_seconds: float | None, frame_rate: float, max_frames: int) -> int:
+def window_frames(
+    window_seconds: float | None, frame_rate: float, max_frames: int, only_frames: int | None = None
+) -> int:
     """Frames in a window; the default window is capped at what the context holds, a chosen one is not.
 
     Args:
         window_seconds: length in seconds, or None for the default of 4 s.
         frame_rate: codec frames per second.
         max_frames: frames that fit the model's context.
+        only_frames: the one length the model was trained on, if there is but one.
 
     Raises:
-        ValueError: the chosen window is shorter than a frame or longer than the context.
+        ValueError: the chosen window is shorter than a frame, longer than the context, or not the only length.
 
     >>> window_frames(None, 100.0, 250), window_frames(None, 100.0, 1000), window_frames(1.5, 100.0, 250)
     (250, 400, 150)
+    >>> window_frames(None, 100.0, 250, only_frames=200)
+    200
     """
     if window_seconds is None:
-        return max(1, min(max_frames, round(DEFAULT_WINDOW_SECONDS * frame_rate)))
+        return only_frames or max(1, min(max_frames, round(DEFAULT_WINDOW_SECONDS * frame_rate)))
     frames = round(window_seconds * frame_rate)
     if not 1 <= frames <= max_frames:
         raise ValueError(
             f"window_seconds is {window_seconds} ({frames} frames), but this model takes windows of"
             f" {1 / frame_rate:.3g} to {max_frames / frame_rate:.6g} s (1 to {max_frames} frames)"
+        )
+    if only_frames not in (None, frames):
+        raise ValueError(
+            f"window_seconds is {window_seconds} ({frames} frames), but this model was trained on windows of"
+            f" {only_frames / frame_rate:.6g} s ({only_frames} frames) alone; leave window_seconds out"
         )
     return frames
 
@@ -66,19 +76,22 @@ def overlap_frames(overlap_seconds: float | None, frame_rate: float, window: int
     return frames
 
 
-def split_windows(num_frames: int, window: int, overlap: int) -> Iterator[Span]:
+def split_windows(num_frames: int, window: int, overlap: int, whole: bool = False) -> Iterator[Span]:
     """Yields windows over `num_frames`, all of one length: the last is shifted back to end with the audio.
 
-    Neighbours meet in the middle of what they share, so every frame is owned once.
+    Neighbours meet in the middle of what they share, so every frame is owned once. Audio shorter than a window makes a
+    shorter window, or with `whole` one that goes on behind the end of the audio.
 
     >>> for span in split_windows(9, 4, 1):
     ...     print(span)
     Span(start=0, stop=4, first=0, last=3)
     Span(start=3, stop=7, first=3, last=6)
     Span(start=5, stop=9, first=6, last=9)
+    >>> list(split_windows(3, 4, 1)), list(split_windows(3, 4, 1, whole=True))
+    ([Span(start=0, stop=3, first=0, last=3)], [Span(start=0, stop=4, first=0, last=3)])
     """
     if num_frames <= window:
-        yield Span(0, num_frames, 0, num_frames)
+        yield Span(0, window if whole else num_frames, 0, num_frames)
         return
     start = first = 0
     while start + window < num_frames:

@@ -115,3 +115,9 @@ def test_custom_pipelines_of_registered_tasks_are_dropped(tmp_path):
     config.save_pretrained(tmp_path)
     assert set(json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]) == set(config.custom_pipelines)
     assert set(DacSeConfig.from_pretrained(tmp_path).custom_pipelines) == {"task-of-nobody"}
+
+
+def test_window_frames_must_fit_the_context():
+    assert DacSeConfig(window_frames=454).window_frames == 454
+    with pytest.raises(ValueError, match="window_frames is 455, but a context of 8192 tokens holds 1 to 454"):
+        DacSeConfig(window_frames=455)

@@ -381,3 +381,18 @@ def test_a_directory_without_weights_or_with_another_architecture_is_named(folde
     bert.save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="bert is a bert model of 8 ids; audio-enhancement takes a dacse model"):
         pipeline("audio-enhancement", model=str(tmp_path / "bert"))
+
+
+def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_with_silence():
+    only, usual = tiny_pipeline(), tiny_pipeline()
+    only.model.config.window_frames = 6
+    for samples in (1, 40, 48, 200):
+        out = only(noise(samples)[0], sampling_rate=RATE, return_confidence=True)
+        assert len(out["audio"]) == samples
+        assert len(out["confidence"]) == -(-samples // 8)
+    prompts = [prompt["input_ids"] for prompt in only.preprocess({"array": noise(30)[0], "sampling_rate": RATE})]
+    completed = {"array": np.pad(noise(30)[0], (0, 18)), "sampling_rate": RATE}
+    assert torch.equal(torch.cat(prompts), next(usual.preprocess(completed))["input_ids"])
+    assert {prompt["input_ids"].shape[1] for prompt in only.preprocess(completed)} == {6 * 3 + 2}
+    with pytest.raises(ValueError, match="trained on windows of 0.006 s"):
+        only(noise(40)[0], sampling_rate=RATE, window_seconds=0.005)
