@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import evaluate
@@ -119,6 +120,23 @@ def test_order_and_batches_change_nothing(modules):
     one_by_one = module.compute()
     assert one_by_one["mel_distance_per_clip"] == together["mel_distance_per_clip"][::-1]
     assert one_by_one["mel_distance"] == pytest.approx(together["mel_distance"], rel=1e-12)
+
+
+def test_several_processes_score_as_one(modules, tmp_path):
+    """Each of two processes adds its share; the first gathers both (`evaluate`'s own protocol, here two threads)."""
+
+    def batch(names):
+        return {"predictions": [clip(SPOILT[name]) for name in names], "references": [clip(CLEAN)] * len(names)}
+
+    def compute(process_id, names):
+        options = {"experiment_id": "shared", "cache_dir": str(tmp_path)}
+        module = evaluate.load(metric_path("mel_distance"), num_process=2, process_id=process_id, **options)
+        return module.compute(**batch(names))
+
+    names = list(SPOILT)
+    with ThreadPoolExecutor(2) as pool:
+        gathered, nothing = pool.map(compute, (0, 1), (names[:2], names[2:]))
+    assert gathered == modules[-1].compute(**batch(names)) and nothing is None
 
 
 def test_random_raters_of_plcmos_do_not_depend_on_what_came_before():
