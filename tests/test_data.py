@@ -141,6 +141,9 @@ def test_a_cache_from_another_codec_or_recipe_is_refused(pairs, corpus, recipe, 
         build_token_cache(tmp_path / "cache", pairs, tmp_path / "codec", 2)
     with pytest.raises(ValueError, match="another pairs"):
         build_token_cache(tmp_path / "cache", corpus_pairs(str(corpus), recipe, RATE, HOP, seed=9), codec, 2)
+    noise = str(corpus / "noise")  # both splits' recordings
+    with pytest.raises(ValueError, match="another pairs"):
+        build_token_cache(tmp_path / "cache", corpus_pairs(str(corpus), recipe, RATE, HOP, noise=noise), codec, 2)
 
 
 def test_a_cache_gives_fewer_codebooks_and_single_tasks(pairs, codec, tmp_path):

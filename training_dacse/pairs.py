@@ -1,7 +1,6 @@
 """Pairs of noisy and clean waveforms: clean clips degraded on the fly, or recordings in pairs. Knows no token."""
 
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from .sources import AUDIO_SUFFIXES, SILENCE_RMS, BackgroundClips, Clips, find_c
 logger = logging.getLogger(__name__)
 
 HOLD_OUT = 10  # of given pairs, one in so many is held out
+MAX_SKIPS = 100  # broken recordings in a row after which a corpus is given up
 
 
 def whole_frames(seconds: float, sampling_rate: int, hop_length: int) -> int:
@@ -72,9 +72,10 @@ class DegradedPairs:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes a pair, but for the background sounds."""
+        """Changes with anything that changes a pair."""
         grid = (self.sampling_rate, self.hop_length, self.clip_frames)
-        parts = (self.speech.fingerprint, self.recipe.fingerprint, grid, self.seed, self.tasks_in_turn)
+        sources = {name: source.fingerprint for name, source in self.recipe.sources.items()}
+        parts = (self.speech.fingerprint, self.recipe.fingerprint, sources, grid, self.seed, self.tasks_in_turn)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @property
@@ -83,12 +84,13 @@ class DegradedPairs:
         return list(self.recipe.tasks)
 
     def __getitem__(self, index: int) -> dict:
-        for attempt in itertools.count():
+        for attempt in range(MAX_SKIPS):
             file = int(np.random.default_rng((self.seed, index, attempt)).integers(len(self.speech)))
             try:
                 return self.degrade(self.speech, file, index)
             except (OSError, ValueError) as error:
                 self.skip_or_raise(error)
+        raise ValueError(f"{MAX_SKIPS} recordings in a row are broken; the last: {self.speech.name(file)}")
 
     def skip_or_raise(self, error: Exception) -> None:
         """Counts a broken recording, where that was asked for."""

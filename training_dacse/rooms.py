@@ -38,6 +38,11 @@ class SimulatedRooms:
     def __init__(self, count: int = 64, seed: int = 0):
         self.count, self.seed, self.bank = count, seed, {}
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the rooms of the bank."""
+        return f"{self.count} simulated rooms, seed {self.seed}"
+
     def __call__(self, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, str]:
         """Draws a response (sample,) and its name."""
         index = int(rng.integers(self.count))
@@ -52,6 +57,11 @@ class MeasuredRooms:
 
     def __init__(self, clips: Clips):
         self.clips, self.bank = clips, {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the recordings."""
+        return self.clips.fingerprint
 
     def __call__(self, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, str]:
         """Draws a response (sample,) and the name of its file."""

@@ -110,6 +110,11 @@ class BackgroundClips:
     def __init__(self, clips: Clips, floor: float = 0.01):
         self.clips, self.floor = clips, floor
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the recordings and the floor."""
+        return f"{self.clips.fingerprint} above {self.floor}"
+
     def __call__(self, num_samples: int, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, str]:
         """Returns a sound (1, sample) and the name of its recording."""
         for _ in range(CROP_ATTEMPTS):
