@@ -1,10 +1,11 @@
 """How windows are best joined: as codes, decoded as one piece, or decoded each and cross-faded as audio.
 
-    python benchmarks/joints.py examples/audio/*.wav [--model DIR]
+    python benchmarks/joints.py examples/audio/*.wav [--model DIR] [--simulate DB]
 
 Two numbers for each way, both against the same audio away from the joints (1.0 and 0 dB are seamless):
 click, the largest second difference within 2 ms of a joint, relative to its median elsewhere; level, the power within
-25 ms of a joint, relative to its mean elsewhere.
+25 ms of a joint, relative to its mean elsewhere. --simulate asks no language model: each window becomes what the codec
+makes of it under noise of its own, DB below the audio, so that neighbours differ where they overlap.
 """
 
 import argparse
@@ -14,6 +15,24 @@ from machine import describe_machine
 from transformers import pipeline
 
 import dacse
+from pipeline_dacse.recording_dacse import EnhancedWindow, Window
+
+MARGIN_FRAMES = 16  # more than a frame of the codec sees
+
+
+def simulate(enhance, recording: dict, windows: list[Window], decibels: float) -> list[EnhancedWindow]:
+    """Windows of the same audio, each encoded under noise of its own."""
+    processor, generator = enhance.processor, np.random.default_rng(0)
+    audio = processor.resample(recording["array"][None], recording["sampling_rate"], processor.sampling_rate)
+    scale = audio.std() * 10 ** (-decibels / 20)
+    rows = []
+    for window in windows:
+        start, stop = max(0, window.span.start - MARGIN_FRAMES), window.span.stop + MARGIN_FRAMES
+        piece = audio[:, start * processor.hop_length : stop * processor.hop_length]
+        noise = scale * generator.standard_normal(piece.shape).astype(np.float32)
+        codes = processor.encode(piece + noise)[0, :, window.span.start - start : window.span.stop - start]
+        rows.append(EnhancedWindow(window, codes))
+    return rows
 
 
 def join_codes(enhance, rows) -> np.ndarray:
@@ -63,6 +82,7 @@ def main() -> None:
     parser.add_argument("audio", nargs="+")
     parser.add_argument("--model", default=dacse.default_model())
     parser.add_argument("--window-seconds", type=float, default=1.0, help="short windows: many joints")
+    parser.add_argument("--simulate", type=float, metavar="DB")
     args = parser.parse_args()
 
     enhance = pipeline("audio-enhancement", model=args.model)
@@ -72,8 +92,11 @@ def main() -> None:
     for path in args.audio:
         waveform, rate = processor.load_audio(path)
         recording = {"array": waveform[0], "sampling_rate": rate}
-        items = enhance.preprocess(recording, window_seconds=args.window_seconds)
-        rows = [enhance.forward(item)["row"] for item in items]
+        items = list(enhance.preprocess(recording, window_seconds=args.window_seconds))
+        if args.simulate is None:
+            rows = [enhance.forward(item)["row"] for item in items]
+        else:
+            rows = simulate(enhance, recording, [item["window"] for item in items], args.simulate)
         joints = np.array([row.window.span.last for row in rows[:-1]]) * processor.hop_length
         for way, join in ways.items():
             click, level = measure(join(enhance, rows), joints, processor.sampling_rate)
