@@ -20,12 +20,14 @@ from datasets import Audio, Dataset, Features, IterableDataset, List, Value
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DacModel
+from transformers.utils import cached_file
 
 from processing_dacse.codec_dacse import encode_in_pieces, load_codec
 
 from .recipe import lowest_snr
 from .sources import Clips
 
+CODEC_FOLDER = "audio_tokenizer"  # where a processor keeps its codec
 CACHE_FEATURES = Features(
     {
         "index": Value("int64"),
@@ -40,8 +42,8 @@ CACHE_FEATURES = Features(
 
 def find_codec(path: str | Path) -> DacModel:
     """The codec in a folder or repository, also where it stands inside a processor's (`audio_tokenizer/`)."""
-    inside = (Path(path) / "audio_tokenizer").is_dir()
-    return load_codec(path, **({"subfolder": "audio_tokenizer"} if inside else {})).eval()
+    inside = cached_file(path, "config.json", subfolder=CODEC_FOLDER, _raise_exceptions_for_missing_entries=False)
+    return load_codec(path, **({"subfolder": CODEC_FOLDER} if inside else {})).eval()
 
 
 def codec_fingerprint(codec: DacModel) -> str:
