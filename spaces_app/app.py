@@ -160,7 +160,7 @@ class Space:
                 with gr.Column():
                     audio, choices = self._inputs()
                     start = gr.Button("Enhance", variant="primary", elem_id="dacse-start")
-                    cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="dacse-cancel")
+                    cancel = gr.Button("Cancel", visible=False, elem_id="dacse-cancel")
                 with gr.Column():
                     status = gr.HTML(_message("status", "The result will appear here."), elem_id="dacse-status")
                     player = gr.HTML(
@@ -170,7 +170,7 @@ class Space:
                         elem_id="dacse-result",
                     )
                     download = gr.DownloadButton("Download the enhanced recording", interactive=False)
-                    scores = gr.HTML()
+                    scores = gr.HTML(elem_id="dacse-scores")
             self._connect([audio, *choices], start, cancel, status, player, download, scores)
             gr.api(self.enhance, api_name="enhance", **MODEL_QUEUE)
         return page.queue(max_size=WAITING_PLACES)
