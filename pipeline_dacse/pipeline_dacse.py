@@ -38,8 +38,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
 
     A recording is encoded as one piece and cut into windows of codes that overlap; windows of all channels and of all
     waiting recordings fill one batch after another. Neighbouring windows are joined as codes, in the middle of their
-    overlap, and decoded as one piece. A joint so made is as smooth as the audio around it; cross-fading windows decoded
-    apart gains next to nothing (measured: benchmarks/LOG.md).
+    overlap, and decoded as one piece. A joint so made is as smooth as the audio around it; cross-fading windows
+    decoded apart gains next to nothing (measured: benchmarks/LOG.md).
 
     The output has exactly `round(samples * rate_out / rate_in)` samples, the channels of the input in their order, and
     no hidden normalisation of its level. Windows of digital silence (every sample 0) come back as they are: there is
