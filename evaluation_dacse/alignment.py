@@ -6,6 +6,8 @@ from scipy.fft import next_fast_len
 
 MAX_DELAY_SECONDS = 0.1
 WHITENING = 0.7  # 1 is GCC-PHAT, 0 plain correlation
+CLEAR_PEAK = 15  # over the mean: 4 to 7 between unrelated recordings, 40 and more where one is in the other
+MAX_GAIN = 10  # 20 dB: who is further off has no level to match
 FFT_SIZE = 1024
 
 
@@ -13,18 +15,19 @@ def find_delay(output: np.ndarray, heard: np.ndarray, longest: int) -> int:
     """Samples by which `output` lags behind `heard`, both (sample,), within +-`longest`.
 
     The peak of their generalised cross-correlation (Knapp and Carter 1976), whitened in part: whitened whole, noise
-    would weigh as much as speech; not at all, peaks a pitch period away would come close.
+    would weigh as much as speech; not at all, peaks a pitch period away would come close. 0 when no peak stands out: a
+    generative system may choose every phase anew.
 
     >>> heard = np.random.default_rng(0).standard_normal(100)
-    >>> find_delay(np.roll(heard, 7), heard, longest=20)
+    >>> find_delay(np.roll(heard, 7), heard, longest=40)
     7
     """
     size = next_fast_len(len(output) + len(heard), real=True)
     spectrum = np.fft.rfft(output, size) * np.conj(np.fft.rfft(heard, size))
     magnitude = np.maximum(np.abs(spectrum), 1e-12)
-    correlation = np.fft.irfft(spectrum / magnitude**WHITENING, size)
     lags = np.arange(-longest, longest + 1)
-    return int(lags[np.argmax(np.abs(correlation[lags]))])
+    correlation = np.abs(np.fft.irfft(spectrum / magnitude**WHITENING, size)[lags])
+    return int(lags[np.argmax(correlation)]) if correlation.max() > CLEAR_PEAK * correlation.mean() else 0
 
 
 def shift(waveform: np.ndarray, delay: int, num_samples: int) -> np.ndarray:
@@ -41,15 +44,15 @@ def spectral_gain(waveform: np.ndarray, reference: np.ndarray) -> float:
     """The gain that brings the speech in a waveform (sample,) to the level of the reference.
 
     Least squares between magnitude spectrograms, seen from the reference: where noise was added the gain stays near 1,
-    and the phase, which generative systems choose anew, does not matter. 1 when they share nothing.
+    and the phase, which generative systems choose anew, does not matter. At most 20 dB up or down.
 
     >>> x = np.random.default_rng(0).standard_normal(5000)
     >>> round(spectral_gain(0.5 * x, x), 6)
     2.0
     """
     spectra = [magnitudes(x) for x in (waveform, reference)]
-    shared = float(np.vdot(*spectra))
-    return float(np.vdot(spectra[1], spectra[1])) / shared if shared > 0 else 1.0
+    shared, whole = float(np.vdot(*spectra)), float(np.vdot(spectra[1], spectra[1]))
+    return float(np.clip(whole / shared, 1 / MAX_GAIN, MAX_GAIN)) if shared > 0 else 1.0
 
 
 def magnitudes(waveform: np.ndarray) -> np.ndarray:

@@ -144,6 +144,14 @@ def test_alignment_finds_delay_and_gain_again(delay):
     np.testing.assert_allclose(aligned[inner], gain / 4 * clean[inner], atol=1e-6)
 
 
+def test_what_shares_no_waveform_is_left_in_its_place_and_near_silence_is_not_blown_up():
+    clean, noisy = speech_in_noise()
+    scrambled = np.fft.rfft(clean)
+    scrambled *= np.exp(2j * np.pi * np.random.default_rng(0).random(len(scrambled)))  # its spectrum, other phases
+    assert align(np.fft.irfft(scrambled, len(clean)).astype(np.float32), RATE, noisy, clean, RATE)[1] == 0
+    assert align(1e-4 * clean, RATE, noisy, clean, RATE)[2] == 10
+
+
 def test_alignment_brings_outputs_to_the_rate_and_length_of_the_clip():
     clean, noisy = speech_in_noise()
     narrow = soxr.resample(clean, RATE, 16000, quality="HQ")
