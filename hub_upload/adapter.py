@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from modeling_dacse import DacSeForEnhancement
 
 from .card import adapter_card
+from .evaluation import stage_evaluations
 from .facts import Facts
-from .stage import stage_evaluations
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -44,12 +44,19 @@ def stage_adapter(source: Path, folder: Path, name: str, base_model: str | None 
             f"{source} was trained on the directory {base_model}, which nobody else has; "
             "publish that model and name it with --base-model ORGANISATION/NAME"
         )
-    (folder / CONFIG_NAME).write_text(json.dumps(config | {"base_model_name_or_path": base_model}, indent=2) + "\n")
-    shutil.copy(source / WEIGHTS_NAME, folder)
+    copy_adapter(source, folder, base_model)
     facts = stage_evaluations(source, folder, replace(Facts.read(source), base_model=base_model))
     facts.write(folder)
     num_bytes = (source / WEIGHTS_NAME).stat().st_size
     (folder / "README.md").write_text(adapter_card(name, config["r"], num_bytes, facts, folder))
+
+
+def copy_adapter(source: Path, folder: Path, base_model: str) -> None:
+    """Copies what PEFT loads, and nothing a trainer left behind; the base goes by the name `base_model`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((source / CONFIG_NAME).read_text()) | {"base_model_name_or_path": base_model}
+    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copy(source / WEIGHTS_NAME, folder)
 
 
 def check_fit(source: Path, base_model: str) -> None:

@@ -57,11 +57,11 @@ def model_card(
         parameters=count(model.num_parameters()),
         codec_parameters=count(processor.audio_tokenizer.num_parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
-        context=model.config.max_position_embeddings,
+        config=model.config,
         khz=f"{processor.sampling_rate / 1000:g}",
         frame_rate=f"{processor.frame_rate:.2f}",
         token_rate=f"{processor.frame_rate * processor.num_codebooks:.1f}",
-        window_seconds=f"{model.config.max_frames / processor.frame_rate:.2f}",
+        window_seconds=f"{(model.config.window_frames or model.config.max_frames) / processor.frame_rate:.2f}",
         files_at=files_at,
     )
 

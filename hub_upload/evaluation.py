@@ -5,10 +5,13 @@ Knows no metric and no audio.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+from .facts import Evaluation, Facts
 
 
 def read_summary(run: Path, system: str) -> dict:
@@ -24,6 +27,12 @@ def read_summary(run: Path, system: str) -> dict:
     if system not in summary["systems"]:
         raise ValueError(f"{path}: no system {system!r}; there are {', '.join(summary['systems'])}")
     return summary
+
+
+def stage_evaluations(origin: Path, folder: Path, facts: Facts) -> Facts:
+    """Takes the runs that `facts` name, relative to `origin`, into `folder`; returns the facts relative to that."""
+    runs = [Evaluation(stage_run(origin / run.run, run.system, folder), run.system) for run in facts.evaluations]
+    return replace(facts, evaluations=runs)
 
 
 def stage_run(run: Path, system: str, folder: Path) -> str:

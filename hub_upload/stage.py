@@ -3,7 +3,6 @@
 Knows no Hub beyond loading from it.
 """
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from modeling_dacse import DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
 
+from .adapter import CONFIG_NAME, copy_adapter
 from .card import model_card
-from .evaluation import stage_run
-from .facts import Evaluation, Facts, Sample
+from .evaluation import stage_evaluations
+from .facts import Facts, Sample
 
 SHARD_SIZE = "5GB"
 LAYOUT = (
@@ -93,8 +93,8 @@ def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, na
     if facts.base_model is None and not origin.is_dir():
         facts = replace(facts, base_model=source)
     enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    if (origin / "adapters").is_dir():
-        shutil.copytree(origin / "adapters", folder / "adapters")
+    for config in sorted(origin.glob(f"adapters/*/{CONFIG_NAME}")):
+        copy_adapter(config.parent, folder / "adapters" / config.parent.name, name)
     for sample in facts.samples:
         write_sample(enhance, origin / sample.file, folder, sample)
     facts = replace(facts, samples=[Sample(sample.before, sample.title) for sample in facts.samples])
@@ -102,12 +102,6 @@ def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, na
     facts.write(folder)
     card = model_card(name, enhance.model, enhance.processor, facts, folder, files_at)
     (folder / "README.md").write_text(card)
-
-
-def stage_evaluations(origin: Path, folder: Path, facts: Facts) -> Facts:
-    """Takes the runs that `facts` name, relative to `origin`, into `folder`; returns the facts relative to that."""
-    runs = [Evaluation(stage_run(origin / run.run, run.system, folder), run.system) for run in facts.evaluations]
-    return replace(facts, evaluations=runs)
 
 
 def write_sample(enhance: AudioEnhancementPipeline, recording: Path, folder: Path, sample: Sample) -> None:

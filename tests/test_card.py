@@ -82,6 +82,12 @@ def test_the_body_states_the_facts_and_the_grid(enhance):
         assert stated in text
 
 
+def test_a_model_of_one_window_says_so():
+    enhance = tiny_pipeline()
+    enhance.model.config.window_frames = 5
+    assert "windows of just 0.01 s" in card_of(enhance, FACTS).text  # 5 frames of 1 ms, rounded
+
+
 def test_what_is_not_stated_is_said_not_to_be(enhance):
     card = card_of(enhance, Facts())
     for subject in ("what these weights were trained on", "a licence for these weights", "the compute"):

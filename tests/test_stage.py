@@ -121,14 +121,17 @@ def test_a_checkpoint_without_processor_or_codec_is_refused(copy):
         open_checkpoint(str(copy))
 
 
-def test_adapters_evaluation_and_facts_are_taken_over_and_training_leftovers_are_not(copy, tmp_path):
-    for name in ("adapters/dereverb/adapter_config.json", "optimizer.pt", "checkpoint-1/model.safetensors"):
+def test_adapters_and_facts_are_taken_over_and_training_leftovers_are_not(copy, tmp_path):
+    kept = {"adapters/rain/adapter_config.json", "adapters/rain/adapter_model.safetensors"}
+    for name in (*kept, "adapters/rain/optimizer.pt", "optimizer.pt", "checkpoint-1/model.safetensors"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        (copy / name).write_text("{}")
+        (copy / name).write_text(json.dumps({"base_model_name_or_path": str(copy)}))
     (copy / "card.yaml").write_text("compute: an hour on a laptop\n")
-    found = names(staged(copy, tmp_path / "out"))
-    assert {"adapters/dereverb/adapter_config.json", "card.yaml"} <= found
-    assert not {"optimizer.pt", "checkpoint-1/model.safetensors"} & found
+    folder = staged(copy, tmp_path / "out")
+    assert {name for name in names(folder) if not name.endswith("_dacse.py")} == FILES | kept | {"card.yaml"}
+    assert json.loads((folder / "adapters/rain/adapter_config.json").read_text()) == {
+        "base_model_name_or_path": "org/dac-se1"
+    }
 
 
 def test_samples_are_made_by_the_staged_weights(copy, tmp_path):
