@@ -24,7 +24,7 @@ from .metrics import OFFLINE_METRICS, metric_class
 from .statistics import interval
 from .systems import SYSTEMS
 from .testsets import TestSet, write_json
-from .workers import enhance_clip, run_here, run_in_workers, score_clip, start_metrics, start_system
+from .workers import enhance_clips, run_here, run_in_workers, score_clip, start_metrics, start_system
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -37,6 +37,7 @@ def run_benchmark(
     against: str = "noisy",
     processes: int = 1,
     device: str = "cpu",
+    batch_size: int = 8,
     progress: Progress = lambda what, done, of: None,
 ) -> dict:
     """Enhances and scores every clip with every system, skipping what `folder` already holds.
@@ -49,6 +50,7 @@ def run_benchmark(
         against: the system that paired differences are taken against, besides `noisy`.
         processes: workers, one CPU core each; their number changes no value.
         device: where networks of torch run.
+        batch_size: clips a DAC-SE1 checkpoint enhances together; its time is then that of a batch.
         progress: called as clips are done.
 
     Returns:
@@ -66,15 +68,18 @@ def run_benchmark(
     if not paired and (needing := [name for name in systems if name.startswith(("clean", "codec"))]):
         raise ValueError(f"{', '.join(needing)} cannot run on {test_set.name}: it has no clean recordings")
     metrics = [spec for spec in metrics if paired or not metric_class(spec).uses_reference]
-    scales = {name: vars(scale) for spec in metrics for name, scale in metric_class(spec).scales.items()}
+    scales = {name: scale for spec in metrics for name, scale in metric_class(spec).scales.items()}
+    labels = {
+        name: {"label": scale.label, "higher_is_better": scale.higher_is_better} for name, scale in scales.items()
+    }
     run = claim(folder, test_set, systems)
     for system in systems:
-        enhance_all(test_set, system, folder, processes, device, progress)
+        enhance_all(test_set, system, folder, processes, device, batch_size, progress)
     score_all(test_set, systems, metrics, folder, processes, device, progress)
     clips = collect(folder, test_set, systems, metrics)
     clips.to_parquet(folder / "clips.parquet.tmp", index=False)
     (folder / "clips.parquet.tmp").rename(folder / "clips.parquet")
-    summary = {**run, "metrics": scales, "systems": summarize(clips, list(scales), against)}
+    summary = {**run, "metrics": labels, "systems": summarize(clips, list(scales), against)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -163,17 +168,21 @@ def append_lines(path: Path, rows: Sequence[dict]) -> None:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def enhance_all(test_set: TestSet, system: str, folder: Path, processes: int, device: str, progress: Progress) -> None:
+def enhance_all(
+    test_set: TestSet, system: str, folder: Path, processes: int, device: str, batch_size: int, progress: Progress
+) -> None:
     """Enhances the clips that have not been."""
     done = {row["clip"] for row in read_lines(folder / "timing.jsonl") if row["system"] == system}
     missing = [clip for clip in test_set.clips if clip.name not in done]
     audio_path(folder, system, "").parent.mkdir(parents=True, exist_ok=True)
-    jobs = [(clip, audio_path(folder, system, clip.name)) for clip in missing]
-    if jobs:
-        results = run_in_workers(processes, start_system, (system, device), enhance_clip, jobs)
-        for count, row in enumerate(results, start=1):
-            append_lines(folder / "timing.jsonl", [{"system": system, **row}])
-            progress(f"enhancing: {system}", count, len(jobs))
+    size = batch_size if system.startswith("dacse") else 1
+    batches = [missing[first : first + size] for first in range(0, len(missing), size)]
+    jobs = [(batch, [audio_path(folder, system, clip.name) for clip in batch]) for batch in batches]
+    count = 0
+    for rows in run_in_workers(processes, start_system, (system, device), enhance_clips, jobs) if jobs else ():
+        append_lines(folder / "timing.jsonl", [{"system": system, **row} for row in rows])
+        count += len(rows)
+        progress(f"enhancing: {system}", count, len(missing))
 
 
 def score_all(

@@ -30,6 +30,7 @@ def evaluate(
     where: Annotated[str | None, typer.Option(help="With --recipe: filter of the manifest's speech.")] = None,
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Workers, one CPU core each.")] = 1,
     device: Annotated[str, typer.Option(help="Where networks of torch run: cpu, cuda, ...")] = "cpu",
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips a DAC-SE1 checkpoint enhances together.")] = 8,
     listening: Annotated[
         Path | None, typer.Option(help="Build a MUSHRA page from the run in this folder, and nothing else.")
     ] = None,
@@ -66,10 +67,15 @@ def evaluate(
             page = build_listening_test(listening)
             result, text = {"page": str(page)}, f"Open {page} in a browser."
         elif test_set:
-            sources = {"clips_per_task": clips_per_task, "seed": seed, "where": where}
-            result = _run(
-                test_set, recipe, sources, split, systems, metrics, against, output, processes, device, quiet=as_json
-            )
+            from .testsets import open_test_set, render_test_set
+
+            folder = output / "test_set"
+            if recipe:
+                clips = render_test_set(test_set, recipe, folder, clips_per_task, seed, split=split, where=where)
+            else:
+                clips = open_test_set(test_set, folder, split)
+            workers = {"processes": processes, "device": device, "batch_size": batch_size}
+            result = _run(clips, systems, output, metrics, quiet=as_json, against=against, **workers)
             text = (output / "report.md").read_text()
         else:
             raise typer.BadParameter("give --test-set, or --listening with the folder of a run")
@@ -84,21 +90,16 @@ def evaluate(
     typer.echo(text)
 
 
-def _run(test_set, recipe, sources, split, systems, metrics, against, output, processes, device, quiet) -> dict:
-    """Opens or renders the test set, runs the benchmark and writes the reports."""
+def _run(test_set, systems: str, output: Path, metrics: str, quiet: bool, **options) -> dict:
+    """Runs the benchmark, showing how far it is, and writes the report."""
     from rich.console import Console
     from rich.progress import Progress
 
     from .benchmark import run_benchmark
     from .report import write_report
-    from .testsets import open_test_set, render_test_set
 
     console = Console(stderr=True)
-    if recipe:
-        clips = render_test_set(test_set, recipe, output / "test_set", split=split, **sources)
-    else:
-        clips = open_test_set(test_set, output / "test_set", split)
-    console.print(f"test set {clips.name}: {len(clips.clips)} clips, checksum {clips.checksum}")
+    console.print(f"test set {test_set.name}: {len(test_set.clips)} clips, checksum {test_set.checksum}")
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         bars = {}
 
@@ -107,8 +108,7 @@ def _run(test_set, recipe, sources, split, systems, metrics, against, output, pr
                 bars[what] = progress.add_task(what, total=of)
             progress.update(bars[what], completed=done)
 
-        names = [system.strip() for system in systems.split(",")]
-        wanted = [metric.strip() for metric in metrics.split(",")]
-        summary = run_benchmark(clips, names, output, wanted, against, processes, device, advance)
+        names, wanted = ([name.strip() for name in names.split(",")] for names in (systems, metrics))
+        summary = run_benchmark(test_set, names, output, wanted, progress=advance, **options)
     write_report(output)
     return summary

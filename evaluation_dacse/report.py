@@ -1,12 +1,8 @@
-"""Turns a run's summary into what people read: Markdown tables, and what a Hub card holds. Knows no audio."""
+"""Turns a run's summary into what people read: Markdown tables and plots. Knows no audio."""
 
 import json
 import math
 from pathlib import Path
-
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
-from huggingface_hub.repocard_data import eval_results_to_model_index
 
 # The paper's table for the HiFiTTS-2 test set (arXiv 2510.02187)
 PAPER_COLUMNS = "dnsmos_ovrl dnsmos_sig dnsmos_bak dnsmos_p808 pesq speech_bert_score plcmos wer".split()
@@ -21,7 +17,7 @@ PAPER_TEST_SET = "hifitts2"
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes `report.md`, `plots/` and, for its first DAC-SE1 checkpoint, a card's metadata into a run's folder.
+    """Writes `report.md` and `plots/` into a run's folder.
 
     Returns:
         the path of `report.md`.
@@ -33,9 +29,6 @@ def write_report(folder: str | Path) -> Path:
     plots = draw_plots(folder, summary)
     report = folder / "report.md"
     report.write_text(markdown(summary, [plot.relative_to(folder) for plot in plots]))
-    ours = [system for system in summary["systems"] if system.startswith("dacse")]
-    if ours:
-        write_card_metadata(folder, summary, ours[0])
     return report
 
 
@@ -171,37 +164,3 @@ def table_of(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def eval_results(summary: dict, system: str) -> list[EvalResult]:
-    """Every score of one system over all clips, as a card's metadata takes them (`ModelCardData.eval_results`)."""
-    test_set = summary["test_set"]
-    return [
-        EvalResult(
-            task_type="audio-to-audio",
-            task_name="Speech enhancement",
-            dataset_type=test_set["hub_id"] or test_set["name"],
-            dataset_name=f"{test_set['name']} ({test_set['clips']} clips, checksum {test_set['checksum']})",
-            metric_type=score,
-            metric_name=summary["metrics"][score]["label"],
-            metric_value=round(interval["mean"], 4),
-        )
-        for score, interval in summary["systems"][system]["overall"].items()
-        if interval["mean"] is not None
-    ]
-
-
-def write_card_metadata(folder: Path, summary: dict, system: str) -> None:
-    """Writes `model-index.yaml` and, for a test set on the Hub, the `.eval_results/` its leaderboard reads."""
-    results = eval_results(summary, system)
-    index = eval_results_to_model_index("DAC-SE1", results)
-    (folder / "model-index.yaml").write_text(yaml.safe_dump({"model-index": index}, sort_keys=False))
-    hub_id = summary["test_set"]["hub_id"]
-    if hub_id:
-        entries = [
-            EvalResultEntry(dataset_id=hub_id, task_id=result.metric_type, value=result.metric_value)
-            for result in results
-        ]
-        path = folder / ".eval_results" / f"{summary['test_set']['name']}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))

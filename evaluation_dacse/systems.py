@@ -6,7 +6,7 @@ method: they say `hears = "clean"`. Rivals run through their own packages, none 
 
 import ctypes
 import importlib.resources
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -75,15 +75,19 @@ class DacSe:
         from pipeline_dacse import AudioEnhancementPipeline
         from processing_dacse import DacSeProcessor
 
-        AutoProcessor.register(
-            DacSeConfig, DacSeProcessor, exist_ok=True
-        )  # so that the pipeline finds it by the model
+        # the pipeline finds the processor by its model
+        AutoProcessor.register(DacSeConfig, DacSeProcessor, exist_ok=True)
         self.adapter = adapter
         self.enhance = AudioEnhancementPipeline(model=DacSeForEnhancement.from_pretrained(model), device=device)
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, int]:
-        output = self.enhance(waveform, sampling_rate=sampling_rate, adapter=self.adapter)
-        return np.atleast_2d(output["audio"]), output["sampling_rate"]
+        return self.enhance_many([(waveform, sampling_rate)])[0]
+
+    def enhance_many(self, recordings: Sequence[tuple[np.ndarray, int]]) -> list[tuple[np.ndarray, int]]:
+        """Enhances (waveform, sampling_rate) recordings, their windows in one batch: the same outputs, sooner."""
+        inputs = [{"array": waveform, "sampling_rate": rate} for waveform, rate in recordings]
+        outputs = self.enhance(inputs, adapter=self.adapter, batch_size=len(inputs))
+        return [(np.atleast_2d(output["audio"]), output["sampling_rate"]) for output in outputs]
 
 
 class Codec:

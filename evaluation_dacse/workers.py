@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import soundfile
 
 from .alignment import align
 from .metrics import load_metric
-from .systems import Recordings, load_system
+from .systems import DacSe, Recordings, load_system
 from .testsets import SUBTYPE, Clip, read_clip, read_mono
 
 ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -69,31 +69,33 @@ def start_system(spec: str, device: str) -> None:
     loaded["system"] = load_system(spec, device)
 
 
-def enhance_clip(clip: Clip, path: Path) -> dict:
-    """Enhances a clip, aligns the result with what was heard and writes it; returns how it went."""
+def enhance_clips(clips: Sequence[Clip], paths: Sequence[Path]) -> list[dict]:
+    """Enhances clips together, aligns each result with what was heard and writes it; returns how it went."""
     system = loaded["system"]
-    noisy, clean, rate = read_clip(clip)
-    heard = noisy if system.hears == "noisy" else clean
+    recordings = [read_clip(clip) for clip in clips]
+    heard = [noisy if system.hears == "noisy" else clean for noisy, clean, _ in recordings]
+    inputs = [(waveform[None], rate) for waveform, (_, _, rate) in zip(heard, recordings, strict=True)]
     started = time.perf_counter()
     if isinstance(system, Recordings):
-        output, output_rate = system.read(clip.name)
+        outputs = [system.read(clip.name) for clip in clips]
+    elif isinstance(system, DacSe):
+        outputs = system.enhance_many(inputs)
     else:
-        output, output_rate = system(heard[None], rate)
+        outputs = [system(*recording) for recording in inputs]
     elapsed = time.perf_counter() - started
-    if not np.isfinite(output).all():
-        raise ValueError(f"{clip.name}: the system returned NaN or infinite samples")
-    aligned, delay, gain = align(output[0], output_rate, heard, clean, rate)
-    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
-    soundfile.write(temporary, np.clip(aligned, -1, 1), rate, subtype=SUBTYPE)
-    temporary.rename(path)
-    return {
-        "clip": clip.name,
-        "seconds": len(heard) / rate,
-        "elapsed_seconds": elapsed,
-        "delay_ms": 1000 * delay / rate,
-        "gain": gain,
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    whole = sum(waveform.shape[1] / rate for waveform, rate in inputs)
+    rows = []
+    for clip, path, waveform, (_, clean, rate), output in zip(clips, paths, heard, recordings, outputs, strict=True):
+        if not np.isfinite(output[0]).all():
+            raise ValueError(f"{clip.name}: the system returned NaN or infinite samples")
+        aligned, delay, gain = align(output[0][0], output[1], waveform, clean, rate)
+        temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+        soundfile.write(temporary, np.clip(aligned, -1, 1), rate, subtype=SUBTYPE)
+        temporary.rename(path)
+        seconds = len(waveform) / rate
+        rows.append({"clip": clip.name, "seconds": seconds, "elapsed_seconds": elapsed * seconds / whole})
+        rows[-1].update(delay_ms=1000 * delay / rate, gain=gain, peak_memory_mb=peak_memory_mb())
+    return rows
 
 
 def start_metrics(specs: list[str], device: str) -> None:

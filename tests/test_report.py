@@ -1,12 +1,9 @@
-"""Reports: tables that say what the summary says, plots, and what a model card takes."""
+"""Reports: tables that say what the summary says, and plots."""
 
 import pytest
-import yaml
-from huggingface_hub import ModelCardData
-from huggingface_hub.repocard_data import model_index_to_eval_results
 from matplotlib.image import imread
 
-from evaluation_dacse.report import eval_results, markdown, paper_table, score_table, write_report
+from evaluation_dacse.report import markdown, paper_table, score_table, write_report
 from tests.tiny_run import write_run
 
 
@@ -54,21 +51,3 @@ def test_plots_are_drawn_and_linked(summary, tmp_path):
     for plot in plots:
         assert imread(plot).std() > 0.05  # something is drawn
         assert f"(plots/{plot.name})" in report.read_text()
-
-
-def test_a_card_takes_the_scores(summary, tmp_path):
-    write_report(tmp_path)
-    index = yaml.safe_load((tmp_path / "model-index.yaml").read_text())["model-index"]
-    name, results = model_index_to_eval_results(index)
-    assert name == "DAC-SE1"
-    assert [(result.metric_type, result.metric_value) for result in results] == [("pesq", 2.65)]
-    card = ModelCardData(model_name="DAC-SE1", eval_results=eval_results(summary, "dacse"))
-    assert card.to_dict()["model-index"] == index
-    assert not (tmp_path / ".eval_results").exists()  # its data set would have to be on the Hub
-
-
-def test_a_test_set_on_the_hub_gets_leaderboard_entries(tmp_path):
-    write_run(tmp_path, hub_id="someone/pairs")
-    write_report(tmp_path)
-    entries = yaml.safe_load((tmp_path / ".eval_results" / "made-up.yaml").read_text())
-    assert entries == [{"dataset": {"id": "someone/pairs", "task_id": "pesq"}, "value": 2.65}]

@@ -80,9 +80,16 @@ def test_an_adapter_follows_a_plus(checkpoint, monkeypatch):
     asked = {}
     system = load_system(f"dacse:{checkpoint}+dereverb")
     output = {"audio": np.zeros(5, np.float32), "sampling_rate": 8000}
-    monkeypatch.setattr(system, "enhance", lambda waveform, **kwargs: asked.update(kwargs) or output)
+    monkeypatch.setattr(system, "enhance", lambda inputs, **kwargs: asked.update(kwargs) or [output])
     system(np.zeros((1, 5), np.float32), 16000)
-    assert asked == {"sampling_rate": 16000, "adapter": "dereverb"}
+    assert asked == {"batch_size": 1, "adapter": "dereverb"}
+
+
+def test_clips_enhanced_together_come_out_as_alone(checkpoint):
+    system = load_system(f"dacse:{checkpoint}")
+    recordings = [(voice(seed, seconds)[None], 8000) for seed, seconds in enumerate((0.05, 0.03, 0.01))]
+    for (together, _), recording in zip(system.enhance_many(recordings), recordings, strict=True):
+        np.testing.assert_array_equal(together, system(*recording)[0])
 
 
 def test_the_codec_alone_hears_the_clean_recording(checkpoint):
