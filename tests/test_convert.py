@@ -90,6 +90,6 @@ def test_a_failure_leaves_no_directory(released, tmp_path):
     with pytest.raises(ValueError, match="--codec"):
         convert(str(released / "llama"), tmp_path / "out")
     (tmp_path / "no").mkdir()
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(ValueError, match="has no config.json"):
         convert(str(tmp_path / "no"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
