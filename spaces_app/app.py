@@ -287,7 +287,7 @@ def _message(role: str, text: str, progress: str = "") -> str:
 
 def _progress(comparison: Comparison, elapsed: float) -> str:
     """How far an enhancement is, after `elapsed` seconds."""
-    seconds, done = comparison.shown["seconds"], comparison.made / comparison.rate
+    seconds, done = comparison.shown["seconds"], comparison.shown["confidence"]["seconds"]
     if not done:
         return _message("status", f"Enhancing {_span(seconds)} of audio …", "<progress></progress>")
     text = f"{_span(done)} of {_span(seconds)} enhanced, about {_span(elapsed * (seconds - done) / done)} left."
