@@ -24,7 +24,7 @@ RELEASED_SHAPE = {
 
 
 def save_released_layout(folder) -> None:
-    """The authors' repository with random small weights: a plain Llama in `folder/llama`, a codec in `folder/codec`."""
+    """The authors' layout with small random weights: a plain Llama in `folder/llama`, a codec in `folder/codec`."""
     torch.manual_seed(0)
     # The released trainer wrote these ids although its tokenizer has bos 0 and pad 1.
     LlamaForCausalLM(LlamaConfig(**RELEASED_SHAPE, bos_token_id=1, pad_token_id=0)).save_pretrained(folder / "llama")
