@@ -24,6 +24,12 @@ class DataArguments:
     model_overrides: str | None = field(
         default=None, metadata={"help": "of a new model: 'hidden_size=256,num_hidden_layers=6'"}
     )
+    window_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "of a new model: frames of clips of one length, to which its first layer starts out aligned"
+        },
+    )
     recipe: str | None = field(default=None, metadata={"help": "YAML of the degradations; none for a folder of pairs"})
     tasks: list[str] | None = field(default=None, metadata={"help": "tasks of the recipe; else all"})
     where: str | None = field(

@@ -12,6 +12,7 @@ from transformers import DacModel
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
+from .alignment import align_attention
 from .arguments import DacSeTrainingArguments, DataArguments
 from .collator import TokenCollator
 from .data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
@@ -38,7 +39,11 @@ def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
         config = DacSeConfig.from_size(data.model, **grid)
         if data.model_overrides:
             config.update_from_string(data.model_overrides)
-        return DacSeForEnhancement(config)
+        config.window_frames = data.window_frames
+        model = DacSeForEnhancement(config)
+        if data.window_frames:
+            align_attention(model, data.window_frames)
+        return model
     model = DacSeForEnhancement.from_pretrained(data.model)
     for key, value in grid.items():
         if getattr(model.config, key) != value:

@@ -1,18 +1,23 @@
 """Trains the embedded model from a corpus of speech, noise and rooms, stage by stage; each goes on where it stopped.
 
 python examples/train_tiny --data CORPUS --output runs/tiny                 # all stages
-python examples/train_tiny --data CORPUS --output runs/tiny --stage codec   # one of them: codec, stage1, package
+python examples/train_tiny --data CORPUS --output runs/tiny --stage codec   # then stage1, package, evaluate, card
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
 from transformers import DacConfig
 
+from hub_upload.card import model_card
+from hub_upload.facts import Evaluation, Facts
+from hub_upload.stage import open_checkpoint, stage_evaluations
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
@@ -24,6 +29,7 @@ HERE = Path(__file__).parent
 CLEAN_SPEECH = (
     "kind == 'speech' and split == 'train' and bandwidth_hz >= 14000 and snr_db >= 28 and hf_dynamic_db >= 18"
 )
+CLEAN_TEST_SPEECH = "bandwidth_hz >= 14000 and snr_db >= 28"
 NOISE = "kind == 'noise' and split == 'train'"
 
 
@@ -55,7 +61,27 @@ def package(data: str, output: Path) -> None:
     config.save_pretrained(output / "package")
 
 
-STAGES = {"codec": train_codec, "stage1": train_stage1, "package": package}
+def evaluate(data: str, output: Path) -> None:
+    """The packaged model, its codec and the untouched recordings on held-out speech -> `output/evaluation`."""
+    package = output / "package"
+    options = {"--test-set": data, "--recipe": HERE.parent / "configs/recipe_tiny.yaml", "--clips-per-task": 8}
+    options |= {"--systems": f"noisy,codec:{package},dacse:{package}", "--metrics": "dnsmos,pesq,stoi"}
+    options |= {"--where": CLEAN_TEST_SPEECH, "--output": output / "evaluation", "--processes": 2}
+    arguments = [str(part) for pair in options.items() for part in pair]
+    subprocess.run(["dacse", "evaluate", *arguments], check=True)
+
+
+def write_card(data: str, output: Path) -> None:
+    """The card of `output/package`, from `card.yaml` and the evaluation."""
+    package = output / "package"
+    shutil.rmtree(package / "evaluation", ignore_errors=True)
+    facts = replace(Facts.read(HERE), evaluations=[Evaluation(str(output / "evaluation"), f"dacse:{package}")])
+    facts = stage_evaluations(output, package, facts)
+    enhance = open_checkpoint(str(package))
+    (package / "README.md").write_text(model_card("dacse/tiny", enhance.model, enhance.processor, facts, package))
+
+
+STAGES = {"codec": train_codec, "stage1": train_stage1, "package": package, "evaluate": evaluate, "card": write_card}
 
 
 def main() -> None:
