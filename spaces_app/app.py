@@ -118,23 +118,20 @@ class Space:
 
     def enhance(
         self,
-        audio: gr.FileData,
-        model: str = "",
-        adapter: str = BASE_MODEL,
-        strength: float = 1.0,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        seed: int = 0,
-    ) -> gr.FileData:
+        audio: str | None,
+        model: str,
+        adapter: str,
+        strength: float,
+        do_sample: bool,
+        temperature: float,
+        seed: int,
+    ) -> str:
         """Enhances a recording (WAV, FLAC, OGG, Opus or MP3, mono or stereo) and returns it as 24-bit WAV."""
-        model = model or next(iter(self.pipelines))
-        if model not in self.pipelines:
-            raise gr.Error(f"There is no model {model!r} here; choose one of {list(self.pipelines)}.")
         try:
-            *_, comparison = self.compare(audio["path"], model, adapter, strength, do_sample, temperature, seed)
+            *_, comparison = self.compare(audio, model, adapter, strength, do_sample, temperature, seed)
         except (ValueError, OSError) as error:
-            raise gr.Error(_without_folder(error, audio["path"])) from error
-        return gr.FileData(path=str(comparison.download))
+            raise gr.Error(_without_folder(error, audio)) from error
+        return str(comparison.download)
 
     def run(self, path: str | None, *choices: Any) -> Iterator[tuple]:
         """`compare` for the page: yields status, player, download and what is to be scored after each piece."""
@@ -172,7 +169,9 @@ class Space:
                     download = gr.DownloadButton("Download the enhanced recording", interactive=False)
                     scores = gr.HTML(elem_id="dacse-scores")
             self._connect([audio, *choices], start, cancel, status, player, download, scores)
-            gr.api(self.enhance, api_name="enhance", **MODEL_QUEUE)
+            # For programs. Through components, unlike `gr.api`, Gradio takes only files that were uploaded.
+            endpoint, enhanced = gr.Button(visible=False), gr.File(visible=False)
+            endpoint.click(self.enhance, [audio, *choices], enhanced, api_name="enhance", **MODEL_QUEUE)
         return page.queue(max_size=WAITING_PLACES)
 
     def _connect(
@@ -208,7 +207,7 @@ class Space:
     def _inputs(self) -> tuple[gr.Audio, list]:
         """The recording, and the choices in the order of `compare`."""
         models = list(self.pipelines)
-        offered = {model: [BASE_MODEL, *self.adapters[model]] for model in models}
+        adapters = sorted({name for names in self.adapters.values() for name in names})
         audio = gr.Audio(
             sources=["upload", "microphone"],
             type="filepath",
@@ -227,13 +226,10 @@ class Space:
         )
         model = gr.Dropdown(models, label="Model", visible=len(models) > 1)
         adapter = gr.Dropdown(
-            offered[models[0]],
+            [BASE_MODEL, *adapters],
             label="Specialist",
             info="An adapter trained for one kind of damage.",
-            visible=any(self.adapters.values()),
-        )
-        model.change(
-            lambda name: gr.Dropdown(offered[name], value=BASE_MODEL), model, adapter, api_visibility="private"
+            visible=bool(adapters),
         )
         strength = gr.Slider(
             0, 1, 1, step=0.05, label="Strength", info="0 is the recording as it was, 1 is fully enhanced."

@@ -57,7 +57,7 @@ class StandIn:
                     raise self.error
                 self.pieces += 1
                 piece = enhanced[None, start : start + RATE]
-                yield {"audio": piece, "confidence": np.full((1, 100 * piece.shape[1] // RATE), 0.75, np.float32)}
+                yield {"audio": piece, "confidence": np.full((1, -(-100 * piece.shape[1] // RATE)), 0.75, np.float32)}
         finally:
             self.running -= 1
 

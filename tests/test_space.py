@@ -178,7 +178,8 @@ def test_on_zerogpu_only_the_model_runs_on_the_gpu(tmp_path, monkeypatch):
     assert reserved == [app.GPU_SECONDS]
 
 
-def test_programs_reach_one_endpoint_and_its_errors_are_plain(tmp_path):
+def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uploads_alone(tmp_path):
+    import httpx
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
 
@@ -194,8 +195,14 @@ def test_programs_reach_one_endpoint_and_its_errors_are_plain(tmp_path):
         text.write_text("no audio")
         with pytest.raises(AppError, match="^notes.txt is not audio this demo can read"):
             client.predict(handle_file(text), api_name="/enhance")
-        with pytest.raises(AppError, match="There is no model 'two' here"):
+        with pytest.raises(AppError, match="'two' is not in the list of choices|Value: two is not in"):
             client.predict(handle_file(path), model="two", api_name="/enhance")
+
+        calls = len(pipe.calls)
+        private = {"path": str(written(tmp_path, "private.wav", tone(1, 440))), "meta": {"_type": "gradio.FileData"}}
+        call = f"{address}gradio_api/call/enhance"
+        event = httpx.post(call, json={"data": [private, *CHOICES]}).json()["event_id"]
+        assert "event: error" in httpx.get(f"{call}/{event}").text and len(pipe.calls) == calls
 
 
 def test_the_header_names_the_tested_gradio_and_files_that_exist():
