@@ -170,4 +170,7 @@ def test_level_is_matched_by_the_speech_not_by_the_noise_beside_it():
     clean, noisy = speech_in_noise()
     assert spectral_gain(noisy, clean) == pytest.approx(1, abs=0.05)
     assert spectral_gain(np.zeros_like(clean), clean) == 1.0
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, RATE))  # as loud, of the same spectrum, and not a sample the same
+    assert spectral_gain(first, second) == pytest.approx(1, abs=0.05)
     assert align(0.5 * noisy, RATE, noisy, None, RATE)[2] == 1.0  # without a reference the level is left alone
