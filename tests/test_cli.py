@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_ctrl_c_ends_with_130_and_leaves_no_half_written_file(model, tmp_path):
     soundfile.write(tmp_path / "long.wav", noise(60 * RATE), RATE)
     command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "long.wav"), "--model", model]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    # A test run in the background of a shell ignores the signal, and a child would inherit that.
+    as_usual = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=as_usual)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".*.part")):
         assert process.poll() is None and time.monotonic() < deadline
