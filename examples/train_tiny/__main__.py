@@ -62,21 +62,29 @@ def package(data: str, output: Path) -> None:
 
 
 def evaluate(data: str, output: Path) -> None:
-    """The packaged model, its codec and the untouched recordings on held-out speech -> `output/evaluation`."""
-    package = output / "package"
-    options = {"--test-set": data, "--recipe": HERE.parent / "configs/recipe_tiny.yaml", "--clips-per-task": 8}
-    options |= {"--systems": f"noisy,codec:{package},dacse:{package}", "--metrics": "dnsmos,pesq,stoi"}
-    options |= {"--where": CLEAN_TEST_SPEECH, "--output": output / "evaluation", "--processes": 2}
-    arguments = [str(part) for pair in options.items() for part in pair]
-    subprocess.run(["dacse", "evaluate", *arguments], check=True)
+    """The packaged model against its input and its codec, on held-out speech and on the example recordings."""
+    package, audio = output / "package", HERE.parent / "audio"
+    spoiled = [
+        "--recipe",
+        HERE.parent / "configs/recipe_tiny.yaml",
+        "--clips-per-task",
+        8,
+        "--where",
+        CLEAN_TEST_SPEECH,
+    ]
+    codec = ["--systems", f"noisy,codec:{package},dacse:{package}", "--metrics", "dnsmos,pesq,stoi"]
+    alone = ["--systems", f"noisy,dacse:{package}", "--metrics", "dnsmos"]
+    for name, options in (("test", ["-t", data, *spoiled, *codec]), ("examples", ["-t", audio, *alone])):
+        command = ["dacse", "evaluate", *options, "-o", output / "evaluation" / name, "-p", 2]
+        subprocess.run([str(part) for part in command], check=True)
 
 
 def write_card(data: str, output: Path) -> None:
-    """The card of `output/package`, from `card.yaml` and the evaluation."""
+    """The card of `output/package`, from `card.yaml` and the evaluations."""
     package = output / "package"
     shutil.rmtree(package / "evaluation", ignore_errors=True)
-    facts = replace(Facts.read(HERE), evaluations=[Evaluation(str(output / "evaluation"), f"dacse:{package}")])
-    facts = stage_evaluations(output, package, facts)
+    runs = [Evaluation(str(output / "evaluation" / name), f"dacse:{package}") for name in ("test", "examples")]
+    facts = stage_evaluations(output, package, replace(Facts.read(HERE), evaluations=runs))
     enhance = open_checkpoint(str(package))
     (package / "README.md").write_text(model_card("dacse/tiny", enhance.model, enhance.processor, facts, package))
 
