@@ -110,6 +110,8 @@ def test_broken_and_silent_recordings_stop_the_run_unless_skipping_was_asked_for
 
 def test_clips_are_cut_to_the_context_or_refused(corpus, recipe):
     assert corpus_pairs(str(corpus), recipe, RATE, HOP, max_seconds=0.3)[0]["clean"].shape == (1, 7 * HOP)
+    whole = corpus_pairs(str(corpus), recipe, RATE, HOP, max_seconds=11 * HOP / RATE, whole=True)
+    assert {whole[index]["clean"].shape[1] for index in range(4)} == {11 * HOP}
     with pytest.raises(ValueError, match="context holds 0.10 s; lower clip_seconds"):
         corpus_pairs(str(corpus), recipe, RATE, HOP, max_seconds=0.1)
 
@@ -197,6 +199,10 @@ def paired(tmp_path):
 def test_pairs_come_from_folders_or_names_and_are_cut_to_the_context(paired, tmp_path):
     clips = PairedFiles(paired, RATE, HOP, max_seconds=0.2)
     assert [clips[index]["clean"].shape[-1] for index in range(len(clips))] == 2 * [6 * HOP, 6 * HOP, 4 * HOP]
+    whole = PairedFiles(paired, RATE, HOP, max_seconds=0.2, whole=True)
+    assert [whole[index]["clean"].shape[-1] for index in range(len(whole))] == 6 * [6 * HOP]
+    samples = soundfile.read(paired / "clean" / "a.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(whole[2]["clean"][0, :1280], samples[10 * HOP : 10 * HOP + 1280])
     named = tmp_path / "named"
     named.mkdir()
     for side in ("noisy", "clean"):

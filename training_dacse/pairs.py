@@ -43,6 +43,7 @@ class DegradedPairs:
         hop_length: samples per codec frame.
         seed: of everything that is drawn.
         max_seconds: longest clip the model's context holds; longer ones of the recipe are cut to it.
+        whole: make every clip that long, for a model of one window; a recording that is shorter ends in silence.
         tasks_in_turn: take the tasks one after the other, so that a held-out set has as many clips of each.
         skip_broken: count recordings that cannot be read (or are silent) and draw another instead of raising.
     """
@@ -55,6 +56,7 @@ class DegradedPairs:
         hop_length: int,
         seed: int = 0,
         max_seconds: float = math.inf,
+        whole: bool = False,
         tasks_in_turn: bool = False,
         skip_broken: bool = False,
     ):
@@ -69,6 +71,8 @@ class DegradedPairs:
             raise ValueError(
                 f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
             )
+        if whole:
+            self.clip_frames = (whole_frames(max_seconds, sampling_rate, hop_length),) * 2
 
     @property
     def fingerprint(self) -> str:
@@ -125,6 +129,8 @@ class PairedFiles:
         folder: of the recordings.
         sampling_rate, hop_length: the codec's.
         max_seconds: what the model's context holds.
+        whole: make every clip that long, for a model of one window: the last of a recording begins earlier, and a
+            recording that is shorter ends in silence.
         task: name of what the pairs teach.
         part: "all", or "valid" for every tenth pair, or "train" for the others.
 
@@ -139,10 +145,11 @@ class PairedFiles:
         sampling_rate: int,
         hop_length: int,
         max_seconds: float,
+        whole: bool = False,
         task: str = "pairs",
         part: str = "all",
     ):
-        self.sampling_rate, self.hop_length, self.tasks = sampling_rate, hop_length, [task]
+        self.sampling_rate, self.hop_length, self.tasks, self.whole = sampling_rate, hop_length, [task], whole
         self.frames = whole_frames(max_seconds, sampling_rate, hop_length)
         self.clips = []  # (noisy, clean, first frame)
         pairs = find_pairs(Path(folder))
@@ -161,7 +168,8 @@ class PairedFiles:
                     f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length"
                 )
             total = math.ceil(here.duration * sampling_rate / hop_length)
-            self.clips += [(noisy, clean, first) for first in range(0, total, self.frames)]
+            latest = max(0, total - self.frames) if whole else total
+            self.clips += [(noisy, clean, min(first, latest)) for first in range(0, total, self.frames)]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -170,7 +178,7 @@ class PairedFiles:
     def fingerprint(self) -> str:
         """Changes with the names, lengths and sizes of the recordings."""
         parts = [(noisy.name, noisy.stat().st_size, clean.stat().st_size) for noisy, clean in self.pairs]
-        grid = (self.sampling_rate, self.hop_length, self.frames)
+        grid = (self.sampling_rate, self.hop_length, self.frames, self.whole)
         return hashlib.sha256(json.dumps([parts, grid]).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> dict:
@@ -189,7 +197,7 @@ class PairedFiles:
             waveform = file.read(math.ceil(seconds * file.samplerate), dtype="float32", always_2d=True)
             rate = file.samplerate
         mono = resample(waveform.mean(1, dtype=np.float32)[None], rate, self.sampling_rate)
-        frames = min(self.frames, math.ceil(mono.shape[-1] / self.hop_length))
+        frames = self.frames if self.whole else min(self.frames, math.ceil(mono.shape[-1] / self.hop_length))
         return fit_length(mono, frames * self.hop_length)
 
 

@@ -58,9 +58,10 @@ def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeCo
     """The training (`split="train"`) or held-out (`"valid"`) pairs of a run."""
     rate, hop = codec.config.sampling_rate, codec.config.hop_length
     folder = data.valid_data if split == "valid" and data.valid_data else data.data
-    longest = config.max_frames * hop / rate
+    window = {"max_seconds": (config.window_frames or config.max_frames) * hop / rate}
+    window["whole"] = config.window_frames is not None
     if data.recipe is None:
-        return PairedFiles(folder, rate, hop, longest, part="all" if data.valid_data else split)
+        return PairedFiles(folder, rate, hop, **window, part="all" if data.valid_data else split)
     return corpus_pairs(
         folder,
         data.recipe,
@@ -73,9 +74,9 @@ def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeCo
         music=data.music,
         tasks=data.tasks,
         seed=data.pairs_seed + (split == "valid"),
-        max_seconds=longest,
         tasks_in_turn=split == "valid",
         skip_broken=data.skip_broken,
+        **window,
     )
 
 
