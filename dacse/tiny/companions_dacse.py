@@ -1,0 +1,167 @@
+"""Finds what belongs to a model and checks that it fits: processor and codec, adapters, device.
+
+Knows directories, Hub repositories and configurations; knows no audio.
+"""
+
+import logging
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import list_repo_files
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+DEFAULT_CODEC = "descript/dac_44khz"  # what the released checkpoint speaks
+DEFAULT_CODEC_LAYOUT = (9, 1024)  # codebooks, codes in each
+TOKEN_LAYOUT = (
+    "num_codebooks",
+    "codebook_size",
+    "first_code_id",
+    "bos_token_id",
+    "pad_token_id",
+    "eos_token_id",
+    "start_clean_token_id",
+    "unk_token_id",
+)
+
+
+def check_device(device: int | str | torch.device | None) -> None:
+    """Raises ValueError unless the device is one of this machine's; `None` leaves the choice to transformers."""
+    if device is None or device == -1:
+        return
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown: {str(error).splitlines()[0]}") from error
+    if device.type == "cpu":
+        return
+    backend = getattr(torch, device.type, None)  # torch.cuda, torch.mps, torch.xpu, ...
+    if backend is None or not backend.is_available():
+        raise ValueError(f"device {str(device)!r} is not available with torch {torch.__version__} here; use 'cpu'")
+    if (device.index or 0) >= backend.device_count():
+        raise ValueError(f"device {str(device)!r} is not here; {device.type} has {backend.device_count()}")
+
+
+def check_dtype(dtype: str | torch.dtype | None) -> None:
+    """Raises ValueError if `pipeline()`, which turns the names of dtypes into dtypes, left this one as it was."""
+    if isinstance(dtype, str) and dtype != "auto":
+        raise ValueError(f"dtype {dtype!r} is unknown; give 'auto', 'float32', 'bfloat16' or 'float16'")
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """Raises ValueError unless the model is one of ours."""
+    if model.config.model_type != "dacse":
+        raise ValueError(
+            f"{_name(model)} is a {model.config.model_type} model of {model.config.vocab_size} ids; audio-enhancement"
+            " takes a dacse model, or the directory of a plain Llama of the released token layout (9221 ids)"
+        )
+
+
+def check_layout(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    """Raises ValueError unless model and processor speak one token layout."""
+    for name in TOKEN_LAYOUT:
+        ours, theirs = getattr(model.config, name), getattr(processor, name)
+        if ours != theirs:
+            raise ValueError(
+                f"{name} is {ours} in {_name(model)} and {theirs} in its processor; give the processor and codec the"
+                " model was trained with"
+            )
+
+
+def find_processor(model: PreTrainedModel) -> ProcessorMixin:
+    """The processor beside the model; where there is none, a new one around the released codec.
+
+    `pipeline()` hides why a processor did not load: loading it again here shows the error.
+
+    Raises:
+        ValueError: the repository has no processor, and the released codec does not fit its model.
+    """
+    path = model.config._name_or_path
+    if path and cached_file(path, "processor_config.json", _raise_exceptions_for_missing_entries=False):
+        trusted = type(model).__module__.startswith("transformers_modules")  # the user trusted the model's code
+        return AutoProcessor.from_pretrained(path, trust_remote_code=trusted)
+    layout = (model.config.num_codebooks, model.config.codebook_size)
+    if layout != DEFAULT_CODEC_LAYOUT:
+        raise ValueError(
+            f"{_name(model)} has no processor, and {DEFAULT_CODEC} has not its {layout[0]} codebooks of {layout[1]}"
+            " codes; pass codec="
+        )
+    return new_processor(model, DEFAULT_CODEC)
+
+
+def new_processor(model: PreTrainedModel, codec) -> ProcessorMixin:
+    """A processor around a codec (a `DacModel`, or the directory or Hub id of one), for the model's token layout."""
+    layout = {name: getattr(model.config, name) for name in TOKEN_LAYOUT}
+    return PROCESSOR_MAPPING[type(model.config)].from_codec(codec, **layout)
+
+
+def use_adapter(model: PreTrainedModel, adapter: str | None) -> None:
+    """Switches the model to an adapter, loading it the first time, or back to its base weights.
+
+    Args:
+        model: changed in place; adapters stay loaded.
+        adapter: the name of a loaded one or of a folder under the model's `adapters/`, a directory, a Hub id, or None.
+
+    Raises:
+        ValueError: there is no such adapter; the message lists those there are.
+    """
+    loaded = getattr(model, "peft_config", {})
+    if adapter is None:
+        if loaded:
+            model.disable_adapters()
+        return
+    name = re.sub(r"\W", "_", adapter)  # PEFT names submodules after it
+    if name not in loaded:
+        _load_adapter(model, name, _find_adapter(model, adapter))
+    model.enable_adapters()
+    model.set_adapter(name)
+
+
+def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> None:
+    logger = logging.getLogger("transformers.integrations.peft")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it reports the weights of adapters that are already there as missing
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+            loaded = model.load_adapter(adapter_name=name, **place)
+    finally:
+        logger.setLevel(level)
+    wrong = [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if f".{name}." in key]
+    if wrong:
+        model.delete_adapter(name)
+        raise ValueError(f"adapter {place} does not fit {_name(model)}: {len(wrong)} weights such as {wrong[0]}")
+
+
+def _find_adapter(model: PreTrainedModel, adapter: str) -> dict[str, Any]:
+    """Where an adapter lies, as arguments of `load_adapter`."""
+    base, folder = model.config._name_or_path, f"adapters/{adapter}"
+    if Path(adapter, "adapter_config.json").is_file():
+        return {"peft_model_id": adapter}
+    if base and "/" not in adapter and find_adapter_config_file(base, subfolder=folder):
+        return {"peft_model_id": base, "adapter_kwargs": {"subfolder": folder}}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) and find_adapter_config_file(adapter):
+        return {"peft_model_id": adapter}
+    known = sorted({*getattr(model, "peft_config", {}), *_adapters_beside(base)})
+    raise ValueError(
+        f"adapter {adapter!r} is unknown; {_name(model)} has {', '.join(known) or 'none'}; or give a directory"
+        " or Hub id"
+    )
+
+
+def _adapters_beside(base: str) -> list[str]:
+    """Names of the folders under a model's `adapters/`."""
+    if not base or os.path.isdir(base):
+        return [config.parent.name for config in Path(base).glob("adapters/*/adapter_config.json")]
+    matches = (re.fullmatch(r"adapters/([^/]+)/adapter_config.json", file) for file in list_repo_files(base))
+    return [match[1] for match in matches if match]
+
+
+def _name(model: PreTrainedModel) -> str:
+    return model.config._name_or_path or "the model"

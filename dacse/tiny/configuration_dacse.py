@@ -1,0 +1,160 @@
+"""The language model's configuration: a Llama and the token layout it speaks. Knows no audio, codec or file."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import LlamaConfig
+
+SIZES = {
+    # A few million parameters: the embedded model, for laptops and tests.
+    "tiny": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024},
+    # Width and depth of the 125 M and 350 M models of Brown et al. (2020, arXiv 2005.14165, table 2.1); the
+    # intermediate sizes keep near the released models' ratio to the width and meet the named parameter count.
+    "125M": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "350M": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 3200},
+    # The released trainer's shapes.
+    "250M": {"hidden_size": 1024, "num_hidden_layers": 18, "num_attention_heads": 16, "intermediate_size": 3000},
+    "1B": {"hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24, "intermediate_size": 6144},
+    "2B": {"hidden_size": 2048, "num_hidden_layers": 29, "num_attention_heads": 32, "intermediate_size": 8192},
+    "4B": {"hidden_size": 2816, "num_hidden_layers": 32, "num_attention_heads": 44, "intermediate_size": 11008},
+}
+LAYOUT_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "start_clean_token_id", "unk_token_id")
+
+
+@strict
+class DacSeConfig(LlamaConfig):
+    """Configuration of [`DacSeForEnhancement`]: every field of [`~transformers.LlamaConfig`] and the token layout.
+
+    The id of a code is `first_code_id + codebook * codebook_size + code`; the special ids lie below `first_code_id`.
+    The defaults are the released 1B model's (arXiv 2510.02187).
+
+    Args:
+        num_codebooks (`int`): Residual codebooks of the codec, so tokens per frame.
+        codebook_size (`int`): Codes in each codebook.
+        first_code_id (`int`): Id of code 0 of the first codebook.
+        start_clean_token_id (`int`): Id between the noisy and the clean tokens.
+        unk_token_id (`int`): Id the layout reserves; never generated.
+        vocab_size (`int`, *optional*): Follows from the layout; checked against it when given.
+        window_frames (`int`, *optional*): Frames of the clips the weights were trained on, where all had one length
+            and prompts of another would be strange to the model. None, as of the released models: any length.
+
+    Raises:
+        ValueError: If the layout contradicts itself or `vocab_size`.
+    """
+
+    model_type = "dacse"
+    default_theta = 100_000.0
+
+    num_codebooks: int = 9
+    codebook_size: int = 1024
+    first_code_id: int = 5
+    bos_token_id: int = 0
+    pad_token_id: int = 1
+    eos_token_id: int = 2
+    start_clean_token_id: int = 3
+    unk_token_id: int = 4
+    vocab_size: int | None = None
+    window_frames: int | None = None
+
+    hidden_size: int = 1536
+    intermediate_size: int = 6144
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 24
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.005
+    attention_dropout: int | float | None = 0.1
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        layout_size = self.first_code_id + self.num_codebooks * self.codebook_size
+        if self.vocab_size is None:
+            self.vocab_size = layout_size
+        super().__post_init__(**kwargs)
+        if self.num_codebooks < 1 or self.codebook_size < 1:
+            raise ValueError(
+                f"num_codebooks={self.num_codebooks} and codebook_size={self.codebook_size}: both must be at least 1"
+            )
+        if self.vocab_size != layout_size:
+            raise ValueError(
+                f"vocab_size is {self.vocab_size}, but {self.first_code_id} special ids and {self.num_codebooks} "
+                f"codebooks of {self.codebook_size} codes make {layout_size}: give the num_codebooks, codebook_size "
+                "and first_code_id the weights were trained with"
+            )
+        if self.window_frames is not None and not 1 <= self.window_frames <= self.max_frames:
+            raise ValueError(
+                f"window_frames is {self.window_frames}, but a context of {self.max_position_embeddings} tokens holds "
+                f"1 to {self.max_frames} frames"
+            )
+        special = {name: getattr(self, name) for name in LAYOUT_IDS}
+        if len(set(special.values())) < len(special) or not all(0 <= i < self.first_code_id for i in special.values()):
+            raise ValueError(
+                f"special ids must differ and lie below first_code_id={self.first_code_id}, got {special}"
+            )
+
+    @property
+    def max_frames(self) -> int:
+        """The most frames one prompt may hold: `[bos] noisy [start_clean] clean [eos]` fills the context.
+
+        >>> DacSeConfig().max_frames
+        454
+        """
+        return (self.max_position_embeddings - 3) // (2 * self.num_codebooks)
+
+    @classmethod
+    def from_size(cls, name: str, **overrides) -> "DacSeConfig":
+        """The configuration of a named size, with any field overridden.
+
+        >>> DacSeConfig.from_size("250M", num_key_value_heads=4).num_hidden_layers
+        18
+
+        Args:
+            name (`str`): One of `SIZES`.
+            overrides: Fields that replace the size's own; `num_key_value_heads` gives grouped-query attention.
+
+        Raises:
+            ValueError: If there is no such size.
+        """
+        if name not in SIZES:
+            raise ValueError(f"no size {name!r}: choose one of {', '.join(SIZES)}")
+        return cls(**(SIZES[name] | overrides))
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """Reads `config.json`, and takes a plain Llama's as one of ours.
+
+        The authors' repository is a plain Llama. Its keys mean what Llama's defaults make of them; its special ids
+        are dropped, because the released trainer wrote ids there (bos 1, pad 0) that its tokenizer contradicts.
+
+        Raises:
+            ValueError: If the repository holds another architecture.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if config_dict.get("model_type") == "llama":
+            config_dict = LlamaConfig.from_dict(config_dict).to_dict()
+            for name in LAYOUT_IDS:
+                config_dict.pop(name, None)
+            config_dict |= {"model_type": cls.model_type, "architectures": ["DacSeForEnhancement"]}
+        elif "model_type" not in config_dict:
+            raise ValueError(f"{pretrained_model_name_or_path} has no config.json that names a model_type")
+        elif config_dict["model_type"] != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {config_dict['model_type']} model: give a dacse one, "
+                "or a plain Llama of the same token layout"
+            )
+        return config_dict, kwargs
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Builds the configuration, without the `custom_pipelines` of tasks that are registered here.
+
+        `transformers.pipeline` prefers a repository's own pipeline code to a registered class and asks to trust it;
+        an installed package needs neither.
+        """
+        if "custom_pipelines" in config_dict:
+            from transformers.pipelines import PIPELINE_REGISTRY
+
+            registered = PIPELINE_REGISTRY.get_supported_tasks()
+            remote = {task: spec for task, spec in config_dict["custom_pipelines"].items() if task not in registered}
+            config_dict = config_dict | {"custom_pipelines": remote}
+        return super().from_dict(config_dict, **kwargs)
+
+
+DacSeConfig.register_for_auto_class()

@@ -1,0 +1,54 @@
+"""The language model: a Llama over codec tokens that answers noisy codes with clean ones. Knows ids only."""
+
+import torch
+from transformers import LlamaForCausalLM
+
+from .configuration_dacse import DacSeConfig
+from .generation_dacse import DacSeGenerationMixin
+
+
+class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
+    """Speech enhancement as next-token prediction (arXiv 2510.02187): `[bos] noisy [start_clean]` in, clean ids out.
+
+    Weights and `forward` are Llama's, `labels` included. The authors' plain Llama repository loads as it stands.
+    """
+
+    config_class = DacSeConfig
+    config: DacSeConfig
+
+    def save_pretrained(self, *args, **kwargs):
+        """Saves the model with its code; `AutoModelForCausalLM` finds the class as `AutoModel` does."""
+        auto_map = getattr(self.config, "auto_map", {})
+        self.config.auto_map = auto_map | {"AutoModelForCausalLM": f"{__name__.split('.')[-1]}.{type(self).__name__}"}
+        return super().save_pretrained(*args, **kwargs)
+
+    @torch.no_grad()
+    def token_probabilities(self, ids: torch.LongTensor) -> torch.FloatTensor:
+        """How likely the model finds each clean id, among the codes of its codebook and given all ids before it.
+
+        One forward pass over finished rows, so that `generate` need not keep a vocabulary of scores for every token.
+
+        Args:
+            ids (`torch.LongTensor` of shape `(batch, token)`): What `generate` returns.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, token)`: probabilities of the clean ids, nan at every other token.
+        """
+        layout = self.config
+        attention_mask = (ids != layout.pad_token_id).cumsum(-1).clamp(max=1)  # padding on the right changes nothing
+        hidden = self.model(
+            ids, attention_mask=attention_mask, position_ids=attention_mask.cumsum(-1) - 1, use_cache=False
+        ).last_hidden_state
+        is_clean = ((ids == layout.start_clean_token_id).cumsum(-1) > 0) & (ids >= layout.first_code_id)
+        codebook = (ids - layout.first_code_id) // layout.codebook_size
+        code = (ids - layout.first_code_id) % layout.codebook_size
+        probabilities = torch.full(ids.shape, torch.nan, device=ids.device)
+        for index in range(layout.num_codebooks):  # one codebook at a time bounds the memory of the logits
+            rows, tokens = (is_clean & (codebook == index)).nonzero(as_tuple=True)
+            first = layout.first_code_id + index * layout.codebook_size
+            logits = self.lm_head(hidden[rows, tokens - 1])[:, first : first + layout.codebook_size].float()
+            probabilities[rows, tokens] = logits.softmax(-1).gather(1, code[rows, tokens, None])[:, 0]
+        return probabilities
+
+
+DacSeForEnhancement.register_for_auto_class("AutoModel")
