@@ -83,3 +83,8 @@ def test_every_room_is_packaged_tested_and_linted():
     assert {pattern.rstrip("*") for pattern in project["setuptools"]["packages"]["find"]["include"]} == ROOMS
     assert set(project["ruff"]["lint"]["isort"]["known-first-party"]) == ROOMS
     assert set(project["pytest"]["ini_options"]["testpaths"]) == ROOMS - {"spaces_app"} | {"tests"}
+
+
+def test_the_embedded_model_carries_the_code_of_this_package():
+    copies = {path.name: path.read_text() for path in (ROOT / "dacse/tiny").glob("*.py")}
+    assert copies == {path.name: path.read_text() for path in TRAVELLING}, "stage dacse/tiny again"
