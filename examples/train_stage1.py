@@ -4,11 +4,10 @@ python examples/train_stage1.py --config examples/configs/stage1_tiny.yaml --dat
 """
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.data import find_codec
-from training_dacse.runs import make_data, make_model, make_trainer, save_for_use
+from training_dacse.runs import last_checkpoint, make_data, make_model, make_trainer, save_for_use
 
 
 def main():
@@ -18,7 +17,7 @@ def main():
     model = make_model(data, codec)
     train, valid = make_data(data, args.output_dir, codec, model.config)
     trainer = make_trainer(model, args, train, valid, codec)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     save_for_use(trainer, codec)
     trainer.save_metrics("eval", trainer.evaluate())
 

@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 SHUFFLED_CLIPS = 1000  # of a stream, held in memory to draw the next one from
 
 
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint that was written whole: a killed run may leave half of one, without its last file."""
+    whole = [state.parent for state in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
+
+
 def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
     """A new model of a size fitted to a codec's grid, or one from a folder or the Hub.
 
