@@ -102,13 +102,7 @@ def test_two_processes_and_another_order_give_the_same_numbers(corpus, run, tmp_
     folder, test_set, summary = run
     shuffled = type(test_set)(test_set.name, list(test_set.clips)[::-1])
     again = run_benchmark(shuffled, ["noisy"], tmp_path, METRICS, processes=2)
-    before, after = (result["systems"]["noisy"]["overall"] for result in (summary, again))
-    assert before.keys() == after.keys()
-    for metric, score in before.items():
-        assert after[metric]["count"] == score["count"]
-        for bound in ("mean", "low", "high"):
-            # a worker has one thread and sums in another order than a process with several
-            assert after[metric][bound] == pytest.approx(score[bound], rel=1e-9), metric
+    assert again["systems"]["noisy"]["overall"] == summary["systems"]["noisy"]["overall"]
 
 
 def test_a_run_goes_on_where_it_was(run):
