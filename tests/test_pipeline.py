@@ -224,6 +224,16 @@ def test_confidence_is_the_mean_probability_of_a_frame_s_tokens(enhance):
     assert (partly[:2] < 1).all() and (partly[2:] == 1).all()
 
 
+def test_a_stream_s_confidence_is_that_of_the_whole_call(enhance, tmp_path):
+    path = tmp_path / "noisy.wav"
+    soundfile.write(path, noise(600, channels=2).T, 16000, subtype="FLOAT")
+    whole = enhance(str(path), return_confidence=True)
+    pieces = list(enhance.stream(path, batch_size=5, return_confidence=True))
+    for name in ("audio", "confidence"):
+        joined = np.concatenate([piece[name] for piece in pieces], axis=1)
+        np.testing.assert_allclose(joined, whole[name], rtol=1e-5)
+
+
 def test_a_seed_makes_sampling_reproducible_and_leaves_torch_s_state_alone(enhance):
     audio = {"array": noise(90), "sampling_rate": RATE}
     state = torch.get_rng_state()
