@@ -64,6 +64,27 @@ def test_a_pair_depends_on_seed_and_index_only(corpus, recipe, pairs):
     assert {pair["clean"].shape for pair in forward} == {(1, 7 * HOP)}  # the whole frames of 0.25 s
 
 
+def test_a_recording_is_cropped_anywhere_and_a_broken_source_is_drawn_anew(tmp_path):
+    for number in range(4):
+        soundfile.write(tmp_path / f"{number}.wav", np.linspace(0.1 + 0.2 * number, 0.29 + 0.2 * number, RATE), RATE)
+    clean = Recipe({"clip_seconds": [0.25, 0.25], "tasks": {"clean": {}}})
+    drawn = DegradedPairs(find_clips(tmp_path), clean, RATE, 1)
+    starts = np.array([drawn[index]["clean"][0, 0] for index in range(200)])
+    for number in range(4):  # of every recording, crops from its first to its last possible place
+        place = (starts[(starts > 0.09 + 0.2 * number) & (starts < 0.3 + 0.2 * number)] - 0.1 - 0.2 * number) / 0.19
+        assert place.min() < 0.1 and place.max() > 0.65 and len(np.unique(place)) > 10
+
+    def sometimes_broken(num_samples, sampling_rate, rng):
+        if rng.random() < 0.5:
+            raise ValueError("noise.wav: silent; remove the file")
+        return np.ones((1, num_samples), np.float32), "noise"
+
+    description = {"clip_seconds": [0.25, 0.25], "tasks": {"noise": {"steps": [{"kind": "natural_noise"}]}}}
+    noisy = Recipe(description, {"noise": sometimes_broken})
+    lenient = DegradedPairs(find_clips(tmp_path), noisy, RATE, 1, skip_broken=True)
+    assert len([lenient[index] for index in range(20)]) == 20 and lenient.skipped > 5
+
+
 def test_splits_and_filters_of_a_manifest_are_kept(corpus):
     clips = find_clips(corpus, "split == 'valid' and kind == 'speech'")
     assert len(clips) == 6 and all("valid" in clips.name(index) for index in range(6))

@@ -15,6 +15,7 @@ from copy import copy
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Audio, Dataset, Features, IterableDataset, List, Value
 from torch import Tensor
@@ -274,7 +275,7 @@ def stream_tokens(
         try:
             if clips.duration(0) < pairs.recipe.clip_seconds[0]:
                 return {"noisy": [], "clean": [], "task": []}
-            pair = pairs.degrade(clips, 0, zlib.crc32(name.encode()))
+            pair = pairs.degrade(clips, 0, np.random.default_rng((pairs.seed, zlib.crc32(name.encode()))))
         except (OSError, ValueError) as error:
             pairs.skip_or_raise(error)
             return {"noisy": [], "clean": [], "task": []}

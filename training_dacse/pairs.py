@@ -65,14 +65,12 @@ class DegradedPairs:
         self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
         self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
         shortest, longest = recipe.clip_seconds
-        bounds = (shortest, min(longest, max_seconds))
+        bounds = (max_seconds, max_seconds) if whole else (shortest, min(longest, max_seconds))
         self.clip_frames = tuple(whole_frames(seconds, sampling_rate, hop_length) for seconds in bounds)
         if self.clip_frames[0] > self.clip_frames[1]:
             raise ValueError(
                 f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
             )
-        if whole:
-            self.clip_frames = (whole_frames(max_seconds, sampling_rate, hop_length),) * 2
 
     @property
     def fingerprint(self) -> str:
@@ -88,13 +86,15 @@ class DegradedPairs:
         return list(self.recipe.tasks)
 
     def __getitem__(self, index: int) -> dict:
+        task = self.tasks[index % len(self.tasks)] if self.tasks_in_turn else None
         for attempt in range(MAX_SKIPS):
-            file = int(np.random.default_rng((self.seed, index, attempt)).integers(len(self.speech)))
+            rng = np.random.default_rng((self.seed, index, attempt))
+            file = int(rng.integers(len(self.speech)))
             try:
-                return self.degrade(self.speech, file, index)
+                return self.degrade(self.speech, file, rng, task)
             except (OSError, ValueError) as error:
                 self.skip_or_raise(error)
-        raise ValueError(f"{MAX_SKIPS} recordings in a row are broken; the last: {self.speech.name(file)}")
+        raise ValueError(f"{MAX_SKIPS} draws in a row met a broken recording; the warnings above name them")
 
     def skip_or_raise(self, error: Exception) -> None:
         """Counts a broken recording, where that was asked for."""
@@ -103,11 +103,9 @@ class DegradedPairs:
         self.skipped += 1
         logger.warning("skipped (%d so far): %s", self.skipped, error)
 
-    def degrade(self, speech: Clips, file: int, index: int) -> dict:
-        """A pair from one recording of `speech`, drawn by (seed, index)."""
-        rng = np.random.default_rng((self.seed, index))
+    def degrade(self, speech: Clips, file: int, rng: np.random.Generator, task: str | None = None) -> dict:
+        """A pair from one recording of `speech`; the task is drawn unless it is given."""
         clean = self.crop(speech, file, rng)
-        task = self.tasks[index % len(self.tasks)] if self.tasks_in_turn else None
         noisy, clean, task, parameters = self.recipe.degrade(clean, self.sampling_rate, rng, task)
         return {"noisy": noisy, "clean": clean, "task": task, "parameters": parameters}
 
