@@ -1,17 +1,18 @@
-"""The trainer of small codecs: a signal survives initialisation, codes come back to life, a run goes on."""
+"""The trainer of small codecs: a signal survives its start, codes come back to life, judges join, a run goes on."""
+
+import itertools
+import json
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from transformers import DacConfig, DacModel
 
-from training_dacse.codec import (
-    CodebookWatch,
-    CodecTrainer,
-    CodecTrainingArguments,
-    MultiScaleMelLoss,
-    initialize_codec,
-)
+from training_dacse.codebooks import CodebookWatch
+from training_dacse.codec import CodecTrainer, CodecTrainingArguments, initialize_codec
+from training_dacse.discriminators import Discriminators, discriminator_loss, generator_losses
+from training_dacse.mel import MultiScaleMelLoss
 from training_dacse.segments import CodecSegments
 from training_dacse.sources import find_clips
 
@@ -26,11 +27,11 @@ CONFIG = DacConfig(
 )
 
 
-def tones(batch_size, samples, seed):
+def tones(batch_size, samples, seed, first=0):
     """Endless batches of sine waves of random pitch, (batch, sample)."""
-    generator = torch.Generator().manual_seed(seed)
     time = torch.arange(samples) / CONFIG.sampling_rate
-    while True:
+    for number in itertools.count(first):
+        generator = torch.Generator().manual_seed(1000 * seed + number)
         pitch = 100 + 400 * torch.rand(batch_size, 1, generator=generator)
         yield 0.5 * torch.sin(2 * torch.pi * pitch * time)
 
@@ -81,16 +82,171 @@ def test_training_lowers_the_mel_loss_and_goes_on_from_its_checkpoint(tmp_path):
     assert DacModel.from_pretrained(tmp_path / "codec").config.n_codebooks == 2
 
 
-def test_segments_are_reproducible_within_full_scale_and_partly_noisy(tmp_path):
-    rng = np.random.default_rng(0)
+def shape_with(**overrides):
+    return DacConfig(**(CONFIG.to_dict() | overrides))
+
+
+def decoder_inputs(trainer, batch):
+    """What the decoder is given in one training step, and what all codebooks together say."""
+    given = []
+    trainer.model.decoder.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    _, codes, _, _ = trainer._reconstruct(batch)
+    return given[0], trainer.model.quantizer.from_codes(codes)[0], codes
+
+
+def test_quantizer_dropout_decodes_a_part_of_the_batch_from_the_first_codebooks(tmp_path):
+    batch = next(tones(64, 2048, 0))
+    given, whole, codes = decoder_inputs(CodecTrainer(CONFIG, arguments(tmp_path)), batch)
+    torch.testing.assert_close(given, whole)  # without dropout: all codebooks
+    trainer = CodecTrainer(shape_with(quantizer_dropout=0.5), arguments(tmp_path))
+    given, whole, codes = decoder_inputs(trainer, batch)
+    first = trainer.model.quantizer.from_codes(codes[:, :1])[0]
+    dropped = (given - whole).abs().amax((1, 2)) > 1e-4
+    assert 4 <= dropped[:32].sum() <= 28 and not dropped[32:].any()
+    torch.testing.assert_close(given[dropped], first[dropped])  # of two codebooks one is left
+
+
+ADVERSARIAL = {"adversarial_from": 0.5, "discriminator_width": 2, "segment_seconds": 0.3, "batch_size": 2}
+
+
+def test_discriminators_learn_to_tell_noise_from_tones():
+    torch.manual_seed(0)
+    judges = Discriminators(width=2)
+    optimizer = torch.optim.Adam(judges.parameters(), 2e-3)
+    real, fake = next(tones(2, 2400, 0)), 0.3 * torch.randn(2, 2400)
+    before = discriminator_loss(judges(real), judges(fake))
+    for _ in range(25):
+        optimizer.zero_grad()
+        discriminator_loss(judges(real), judges(fake)).backward()
+        optimizer.step()
+    after = discriminator_loss(judges(real), judges(fake))
+    assert after < 0.3 * before
+    adversarial, matching = generator_losses(judges(real), judges(real))
+    assert matching == 0 and adversarial < generator_losses(judges(real), judges(fake))[0]
+
+
+def test_verdicts_do_not_depend_on_level_or_offset():
+    judges, waveform = Discriminators(width=2), next(tones(2, 2400, 0))
+    for here, there in zip(judges(waveform), judges(0.1 * waveform + 0.2), strict=True):
+        torch.testing.assert_close(here[-1], there[-1], rtol=1e-3, atol=1e-4)  # float32 after the offset is taken out
+
+
+def test_discriminators_join_at_their_part_of_the_budget_and_move_the_codec(tmp_path):
+    given = ADVERSARIAL | {"max_steps": 6, "restart_every": 1}
+    trainer = CodecTrainer(CONFIG, arguments(tmp_path / "judged", **given))
+    judges = [parameter.clone() for parameter in trainer.discriminators.parameters()]
+    judged = trainer.train(tones)
+    lines = [json.loads(line) for line in (tmp_path / "judged/log.jsonl").read_text().splitlines()]
+    assert ["adversarial" in line for line in lines] == [False] * 3 + [True] * 3
+    assert not any(torch.equal(*pair) for pair in zip(judges, trainer.discriminators.parameters(), strict=True))
+    alone = CodecTrainer(CONFIG, arguments(tmp_path / "alone", **given | {"adversarial_from": 1.0})).train(tones)
+    assert not torch.equal(judged.decoder.conv2.weight, alone.decoder.conv2.weight)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+    config = shape_with(quantizer_dropout=0.5)
+    given = ADVERSARIAL | {"restart_every": 2, "max_steps": 12}
+    whole = CodecTrainer(config, arguments(tmp_path / "whole", **given))
+    whole.train(tones)
+
+    def five_at_a_time(batch_size, samples, seed, first):
+        yield from itertools.islice(tones(batch_size, samples, seed, first), 5)
+
+    for steps in (5, 10, 12):
+        parts = CodecTrainer(config, arguments(tmp_path / "parts", **given))
+        parts.train(five_at_a_time)
+        assert parts.step == steps
+    for name in ("model", "discriminators"):
+        expected, found = (getattr(trainer, name).state_dict() for trainer in (whole, parts))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_run_may_start_from_a_trained_codec(tmp_path):
+    given = {"max_steps": 3}
+    first = CodecTrainer(CONFIG, arguments(tmp_path / "first", **given)).train(tones)
+    second = CodecTrainer(CONFIG, arguments(tmp_path / "second", **given, start_from=str(tmp_path / "first/codec")))
+    assert torch.equal(second.model.encoder.conv1.weight, first.encoder.conv1.weight) and second.step == 0
+
+
+def test_autocast_reaches_the_convolutions_but_not_the_codebooks(tmp_path):
+    trainer = CodecTrainer(CONFIG, arguments(tmp_path, **ADVERSARIAL, bf16=True, max_steps=2))
+    dtypes = {}
+
+    def watch(name, module):
+        module.register_forward_hook(lambda module, inputs, output: dtypes.__setitem__(name, output.dtype))
+
+    watch("convolution", trainer.model.decoder.conv2)
+    watch("projection", trainer.model.quantizer.quantizers[0].in_proj)
+    watch("judge", trainer.discriminators.parts[0].verdict)
+    trainer.train(tones)
+    assert dtypes == {"convolution": torch.bfloat16, "projection": torch.float32, "judge": torch.bfloat16}
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_broken_loss_ends_the_run_before_anything_is_saved(tmp_path):
+    trainer = CodecTrainer(CONFIG, arguments(tmp_path, max_steps=3, restart_every=100))
+    with torch.no_grad():
+        trainer.model.decoder.conv2.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="mel.*learning rate"):
+        trainer.train(tones)
+    assert not trainer.checkpoint_path.exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same_step(tmp_path):
+    plain, compiled = (
+        CodecTrainer(CONFIG, arguments(tmp_path / str(compile), max_steps=2, compile=compile)).train(tones)
+        for compile in (False, True)
+    )
+    # fused kernels round differently
+    torch.testing.assert_close(plain.decoder.conv2.weight, compiled.decoder.conv2.weight, rtol=1e-3, atol=1e-5)
+
+
+def write_recordings(folder, **waveforms):
+    """Recordings in folders of their own, as `Clips` by name."""
+    for name, waveform in waveforms.items():
+        (folder / name).mkdir()
+        soundfile.write(folder / name / "a.wav", waveform, 8000)
+    return {name: find_clips(folder / name) for name in waveforms}
+
+
+@pytest.fixture
+def recordings(tmp_path):
     time = np.arange(8000) / 8000
-    for name, waveform in {"speech": 0.5 * np.sin(2 * np.pi * 200 * time), "noise": rng.normal(size=8000) / 4}.items():
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a.wav", waveform, 8000)
-    segments = CodecSegments(find_clips(tmp_path / "speech"), find_clips(tmp_path / "noise"), 8000)
-    batch = next(segments(32, 400, seed=1))
-    assert batch.shape == (32, 400) and batch.dtype == torch.float32 and batch.abs().max() <= 1
-    assert torch.equal(batch, next(segments(32, 400, seed=1)))
+    noise = np.random.default_rng(0).normal(size=8000) / 4
+    return write_recordings(tmp_path, speech=0.5 * np.sin(2 * np.pi * 200 * time), noise=noise)
+
+
+def test_segments_are_reproducible_within_full_scale_and_partly_noisy(recordings):
+    segments = CodecSegments(**recordings, sampling_rate=8000)
+    batch = next(segments(64, 400, seed=1))
+    assert batch.shape == (64, 400) and batch.dtype == torch.float32 and batch.abs().max() <= 1
+    assert torch.equal(batch, next(segments(64, 400, seed=1)))
+    assert not torch.equal(batch, next(segments(64, 400, seed=2)))
     spectrum = torch.fft.rfft(batch).abs()
     noisy = spectrum[:, 100:].mean(1) > 0.01 * spectrum.amax(1)  # above 2 kHz a 200 Hz tone has nothing
-    assert 3 <= noisy.sum() <= 17  # 30 % of 32
+    assert 10 <= noisy.sum() <= 30  # 30 % of 64
+
+
+def test_segments_go_on_from_any_batch_of_their_sequence(recordings):
+    segments = CodecSegments(**recordings, sampling_rate=8000)
+    third = next(itertools.islice(segments(4, 400, seed=1), 2, None))
+    assert torch.equal(next(segments(4, 400, seed=1, first=2)), third)
+
+
+def test_noise_stands_below_the_speech_by_the_ratio_that_was_drawn(recordings):
+    segments = CodecSegments(
+        **recordings, sampling_rate=8000, noise_probability=1.0, snr_db=(10.0, 10.0), level_db=(0.0, 0.0)
+    )
+    power = torch.fft.rfft(next(segments(64, 4000, seed=0))).abs().square()
+    speech = power[:, 95:106].sum(1)  # 200 Hz lies on bin 100
+    ratio = 10 * torch.log10(speech / (power.sum(1) - speech))
+    assert ratio.mean() == pytest.approx(10, abs=0.3)
+
+
+def test_pauses_are_seldom_drawn(tmp_path):
+    tone = 0.5 * np.sin(np.arange(4000))
+    clips = write_recordings(tmp_path, speech=np.concatenate([tone, np.zeros(12000)]), noise=tone)
+    segments = CodecSegments(**clips, sampling_rate=8000, noise_probability=0.0)
+    silent = (next(segments(256, 100, seed=0)) == 0).all(1).float().mean()
+    assert 0.05 < silent < 0.35  # three quarters of the recording: 0.75 ** 8 and one in twenty of each draw

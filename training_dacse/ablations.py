@@ -14,9 +14,9 @@ from transformers import DacModel, set_seed
 from processing_dacse.codec_dacse import decode_in_pieces
 
 from .arguments import DacSeTrainingArguments, DataArguments
-from .codec import MultiScaleMelLoss
 from .data import TokenCache
 from .listening import enhance_codes
+from .mel import MultiScaleMelLoss
 from .runs import make_data, make_model, make_trainer
 from .trainer import DacSeTrainer
 

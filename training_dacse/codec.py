@@ -1,4 +1,4 @@
-"""Trains a small `DacModel` from random weights: initialisation, losses, watch over the codebooks, the loop.
+"""Trains a small `DacModel` from random weights: initialisation, losses, the loop.
 
 Knows waveforms and the codec; knows no token layout and no language model.
 """
@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import DacConfig, DacModel
-from transformers.audio_utils import mel_filter_bank
+
+from .codebooks import CodebookWatch
+from .discriminators import Discriminators, discriminator_loss, generator_losses
+from .mel import MultiScaleMelLoss
+
+BETAS = (0.8, 0.99)  # of Adam, for codec and discriminators (DAC, arXiv 2306.06546, section 4.2)
 
 
 @dataclass
@@ -23,15 +28,22 @@ class CodecTrainingArguments:
     output_dir: str  # checkpoints and the finished codec
     max_seconds: float = 3600.0  # wall-clock budget of the whole run, over all restarts
     max_steps: int | None = None  # ends the run earlier
+    start_from: str | None = None  # folder of a codec whose weights the run starts with; else random ones
     batch_size: int = 8
     segment_seconds: float = 0.5
     learning_rate: float = 6e-4  # peak; warm-up over `warmup_steps`, then cosine over the wall-clock budget
     warmup_steps: int = 200
-    mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5
+    mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5, as the next two
+    adversarial_weight: float = 1.0
+    feature_weight: float = 2.0  # of the distance of discriminator features
+    adversarial_from: float = 1.0  # fraction of the budget after which discriminators join; 1 for never
+    discriminator_width: int = 32  # channels of their first convolutions; cost and weights grow with its square
+    discriminator_learning_rate: float = 2e-4  # peak, of the same schedule
     max_grad_norm: float = 10.0
     restart_every: int = 25  # steps between restarts of codes that were not used since the last one
     restart_until: float = 0.7  # fraction of the budget after which codes are left alone
     save_every_seconds: float = 180.0
+    bf16: bool = False  # autocast of all convolutions: pays on a GPU, not on a CPU
     compile: bool = False
     seed: int = 0
 
@@ -39,6 +51,8 @@ class CodecTrainingArguments:
         for name in ("max_seconds", "batch_size", "segment_seconds", "learning_rate", "restart_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.adversarial_from <= 1:
+            raise ValueError(f"adversarial_from is {self.adversarial_from}; it is a fraction of the budget, 0 to 1")
 
 
 @torch.no_grad()
@@ -70,104 +84,44 @@ def initialize_codec(model: DacModel, generator: torch.Generator | None = None) 
         quantizer.codebook.weight.normal_(0.0, 1.0, generator=generator)
 
 
-class MultiScaleMelLoss(nn.Module):
-    """L1 distance of log-mel spectrograms at several window lengths (DAC, arXiv 2306.06546, section 3.5)."""
+def schedule(step: int, progress: float, warmup_steps: int) -> float:
+    """The share of the peak learning rate: linear warm-up in steps, half a cosine over the budget, to a hundredth.
 
-    def __init__(
-        self,
-        sampling_rate: int,
-        window_lengths: tuple[int, ...] = (128, 512, 1024, 2048),
-        num_mels: tuple[int, ...] = (10, 40, 80, 128),
-        floor: float = 1e-4,
-    ):
-        super().__init__()
-        self.window_lengths, self.floor = window_lengths, floor
-        for length, bands in zip(window_lengths, num_mels, strict=True):
-            filters = mel_filter_bank(
-                length // 2 + 1, bands, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney"
-            )
-            self.register_buffer(f"filters_{length}", torch.from_numpy(filters).float(), persistent=False)
-            self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
-
-    def log_mel(self, waveform: torch.Tensor, length: int) -> torch.Tensor:
-        """(batch, sample) -> (batch, frame, mel), base-10 logarithm of magnitudes."""
-        window = getattr(self, f"window_{length}")
-        spectrum = torch.stft(waveform, length, length // 4, window=window, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1)  # abs() of a complex zero has no gradient
-        magnitude = (power + self.floor**2).sqrt().transpose(1, 2) / window.sum() * 2
-        return (magnitude @ getattr(self, f"filters_{length}") + self.floor).log10()
-
-    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean over scales of the mean absolute difference; both waveforms (batch, sample)."""
-        losses = [
-            nn.functional.l1_loss(self.log_mel(estimate, length), self.log_mel(target, length))
-            for length in self.window_lengths
-        ]
-        return torch.stack(losses).mean()
-
-
-class CodebookWatch:
-    """Counts the use of every code and puts unused ones back among the latents (Jukebox, arXiv 2005.00341, 4.1)."""
-
-    def __init__(self, model: DacModel):
-        self.quantizers = model.quantizer.quantizers
-        config = model.config
-        self.counts = torch.zeros(config.n_codebooks, config.codebook_size, dtype=torch.long)
-
-    @torch.no_grad()
-    def observe(self, codes: torch.Tensor) -> None:
-        """Adds the codes of one batch, (batch, codebook, frame)."""
-        flat = codes.transpose(0, 1).flatten(1).cpu()
-        self.counts.scatter_add_(1, flat, torch.ones_like(flat))
-
-    def used(self) -> list[int]:
-        """How many codes of each codebook were seen since the counts were last set to zero."""
-        return (self.counts > 0).sum(1).tolist()
-
-    @torch.no_grad()
-    def restart(self, projected_latents: torch.Tensor, generator: torch.Generator) -> None:
-        """Moves each code that was not seen onto a random one of these latents, (batch, codebook * dim, frame)."""
-        latents = projected_latents.unflatten(1, (len(self.quantizers), -1))
-        for index, quantizer in enumerate(self.quantizers):
-            dead = (self.counts[index] == 0).nonzero().squeeze(1)
-            pool = latents[:, index].transpose(1, 2).flatten(0, 1)
-            picks = torch.randint(len(pool), (len(dead),), generator=generator)
-            quantizer.codebook.weight[dead.to(pool.device)] = pool[picks.to(pool.device)]
-
-
-def budgeted_learning_rate(step: int, elapsed: float, args: CodecTrainingArguments) -> float:
-    """Linear warm-up in steps, then half a cosine over the budget, down to a hundredth.
-
-    >>> args = CodecTrainingArguments("out", max_seconds=100.0, learning_rate=1.0, warmup_steps=10)
-    >>> budgeted_learning_rate(4, 0.0, args), round(budgeted_learning_rate(50, 100.0, args), 3)
+    >>> schedule(4, 0.0, 10), round(schedule(50, 1.0, 10), 3)
     (0.5, 0.01)
     """
-    warmup = min(1.0, (step + 1) / args.warmup_steps)
-    progress = min(1.0, max(elapsed / args.max_seconds, step / (args.max_steps or math.inf)))
-    return args.learning_rate * warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    return min(1.0, (step + 1) / warmup_steps) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class CodecTrainer:
     """Trains a `DacModel` until its wall-clock budget is used up; goes on from the checkpoint of an earlier run.
 
+    Reconstruction is trained from the first step; the discriminators join at `adversarial_from` of the budget, when
+    there is something to judge. A run that was stopped goes on as if it had not been.
+
     Args:
-        config: shape of the codec.
+        config: shape of the codec; its `quantizer_dropout` is the share of a batch that is decoded from only the first
+            few codebooks.
         args: the run.
         device: where to train.
     """
 
     def __init__(self, config: DacConfig, args: CodecTrainingArguments, device: str = "cpu"):
         torch.manual_seed(args.seed)
-        self.args, self.device = args, device
+        self.args, self.device = args, torch.device(device)
         self.output_dir = Path(args.output_dir)
         self.checkpoint_path = self.output_dir / "checkpoint.pt"
         self.generator = torch.Generator().manual_seed(args.seed)
         self.model = DacModel(config)
         initialize_codec(self.model, self.generator)
+        if args.start_from:
+            self.model.load_state_dict(DacModel.from_pretrained(args.start_from).state_dict())
         self.model.to(device).train()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=args.learning_rate, betas=(0.8, 0.99), weight_decay=0.0
-        )
+        self.optimizer = self._optimizer(self.model, args.learning_rate)
+        self.discriminators = self.discriminator_optimizer = None
+        if args.adversarial_from < 1:
+            self.discriminators = Discriminators(args.discriminator_width).to(device)
+            self.discriminator_optimizer = self._optimizer(self.discriminators, args.discriminator_learning_rate)
         self.encoder = torch.compile(self.model.encoder) if args.compile else self.model.encoder
         self.decoder = torch.compile(self.model.decoder) if args.compile else self.model.decoder
         self.mel_loss = MultiScaleMelLoss(config.sampling_rate).to(device)
@@ -176,8 +130,17 @@ class CodecTrainer:
         if self.checkpoint_path.exists():
             self._load()
 
-    def train(self, segments: Callable[[int, int, int], Iterator[torch.Tensor]]) -> DacModel:
-        """Trains on `segments(batch_size, samples, seed)`, an endless iterator of waveforms (batch, sample).
+    @property
+    def progress(self) -> float:
+        """The part of the budget, in seconds or steps, that is used up."""
+        return min(1.0, max(self.spent / self.args.max_seconds, self.step / (self.args.max_steps or math.inf)))
+
+    def train(self, segments: Callable[[int, int, int, int], Iterator[Tensor]]) -> DacModel:
+        """Trains to the end of the budget.
+
+        Args:
+            segments: called with (batch size, samples, seed, first); the waveforms (batch, sample) of batch `first` of
+                an endless sequence, then those behind it.
 
         Returns:
             The codec in evaluation mode, also saved as `output_dir/codec`.
@@ -189,9 +152,9 @@ class CodecTrainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         samples = round(args.segment_seconds * self.model.config.sampling_rate / hop) * hop
         started, saved_at = time.monotonic() - self.spent, time.monotonic()
-        for batch in segments(args.batch_size, samples, args.seed + self.step):
+        for batch in segments(args.batch_size, samples, args.seed, self.step):
             self.spent = time.monotonic() - started
-            if self.spent >= args.max_seconds or self.step == args.max_steps:
+            if self.progress == 1.0:
                 break
             projected_latents = self._update(batch.to(self.device))
             if self.step % args.restart_every == 0:
@@ -202,59 +165,119 @@ class CodecTrainer:
         self._save()
         return self.model.eval()
 
-    def _update(self, batch: torch.Tensor) -> torch.Tensor:
-        """One optimizer step on waveforms (batch, sample); returns the projected latents of the batch."""
+    def _update(self, batch: Tensor) -> Tensor:
+        """One step of codec and discriminators on waveforms (batch, sample); returns the batch's projected latents."""
+        args = self.args
+        estimate, codes, projected, losses = self._reconstruct(batch)
+        loss = args.mel_weight * losses["mel"] + losses["waveform"] + losses["quantizer"]
+        if self.progress >= args.adversarial_from:
+            losses |= self._judge(estimate, batch)
+            loss = loss + args.adversarial_weight * losses["adversarial"] + args.feature_weight * losses["features"]
+        self._descend(loss, self.model, self.optimizer, args.learning_rate)
+        self.watch.observe(codes)
+        self.step += 1
+        for name, value in losses.items():
+            self.averages[name] = 0.95 * self.averages.get(name, value.detach()) + 0.05 * value.detach()
+        return projected.detach()
+
+    def _reconstruct(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The batch through the codec: estimate, codes, projected latents, losses of the reconstruction."""
         config = self.model.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = budgeted_learning_rate(self.step, self.spent, self.args)
-        quantized, codes, projected, commitment, codebook = self.model.quantizer(self.encoder(batch[:, None]))
-        estimate = self.decoder(quantized).squeeze(1)
+        with self._autocast():
+            latents = self.encoder(batch[:, None])
+        # the choice of a code is a comparison of near neighbours: full precision
+        quantized, codes, projected, commitment, codebook = self.model.quantizer(latents.float())
+        with self._autocast():
+            estimate = self.decoder(quantized).squeeze(1)
+        estimate = estimate.float()
         losses = {
             "mel": self.mel_loss(estimate, batch),
             "waveform": nn.functional.l1_loss(estimate, batch),
             "quantizer": config.commitment_loss_weight * commitment.mean()
             + config.codebook_loss_weight * codebook.mean(),
         }
-        loss = self.args.mel_weight * losses["mel"] + losses["waveform"] + losses["quantizer"]
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.step}; lower the learning rate ({self.args.learning_rate})"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
-        self.optimizer.step()
-        self.watch.observe(codes)
-        self.step += 1
-        for name, value in losses.items():
-            self.averages[name] = 0.95 * self.averages.get(name, value.item()) + 0.05 * value.item()
-        return projected.detach()
+        return estimate, codes, projected, losses
 
-    def _look_after_codebooks(self, projected_latents: torch.Tensor) -> None:
-        """Logs how many codes are in use and, early in the run, restarts those that are not."""
-        used = self.watch.used()
-        if self.spent < self.args.restart_until * self.args.max_seconds:
+    def _judge(self, estimate: Tensor, batch: Tensor) -> dict[str, Tensor]:
+        """Trains the discriminators by a step, then has them judge; the codec's losses carry its gradient."""
+        judges = self.discriminators
+        with self._autocast():
+            features = judges(torch.cat([batch, estimate.detach()]))
+        real, fake = ([[layer[part] for layer in judge] for judge in features] for part in self._halves(batch))
+        discriminator = discriminator_loss(real, fake)
+        self._descend(discriminator, judges, self.discriminator_optimizer, self.args.discriminator_learning_rate)
+        judges.requires_grad_(False)  # saves the gradients of their weights
+        with self._autocast():
+            with torch.no_grad():
+                real = judges(batch)
+            fake = judges(estimate)
+        judges.requires_grad_(True)
+        adversarial, matching = generator_losses(real, fake)
+        return {"discriminator": discriminator, "adversarial": adversarial, "features": matching}
+
+    @staticmethod
+    def _halves(batch: Tensor) -> tuple[slice, slice]:
+        return slice(None, len(batch)), slice(len(batch), None)
+
+    def _descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, peak: float) -> None:
+        """One step of an optimizer at the learning rate of the moment."""
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule(self.step, self.progress, self.args.warmup_steps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), self.args.max_grad_norm)
+        optimizer.step()
+
+    def _optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+        fused = self.device.type == "cuda"
+        return torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=fused)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
+
+    def _look_after_codebooks(self, projected_latents: Tensor) -> None:
+        """Logs losses and how many codes are in use and, early in the run, restarts those that are not."""
+        used, averages = self.watch.used(), self._finite_averages()
+        if self.progress < self.args.restart_until:
             self.watch.restart(projected_latents, self.generator)
         self.watch.counts.zero_()
-        averages = {name: round(value, 4) for name, value in self.averages.items()}
         record = {"step": self.step, "seconds": round(self.spent, 1), **averages, "codes_used": used}
         with open(self.output_dir / "log.jsonl", "a") as log:
             log.write(json.dumps(record) + "\n")
 
+    def _finite_averages(self) -> dict[str, float]:
+        """The running means of the losses; a NaN stays in them, so that looking now and then is enough."""
+        averages = {name: round(float(value), 4) for name, value in self.averages.items()}
+        if broken := [name for name, value in averages.items() if not math.isfinite(value)]:
+            raise FloatingPointError(
+                f"the loss is not a number at step {self.step} ({', '.join(broken)}); go on from the last checkpoint "
+                f"in {self.output_dir} with a learning rate below {self.args.learning_rate}"
+            )
+        return averages
+
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What a checkpoint holds the state of, by name."""
+        parts = {"model": self.model, "optimizer": self.optimizer}
+        if self.discriminators:
+            parts |= {"discriminators": self.discriminators, "discriminator_optimizer": self.discriminator_optimizer}
+        return parts
+
     def _save(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "spent": self.spent,
-        }
+        self._finite_averages()
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        state |= {"step": self.step, "spent": self.spent, "averages": self.averages, "counts": self.watch.counts}
+        state |= {"restarts": self.generator.get_state(), "dropout": torch.get_rng_state()}
         unfinished = self.checkpoint_path.with_suffix(".tmp")
         torch.save(state, unfinished)
         unfinished.rename(self.checkpoint_path)
         self.model.save_pretrained(self.output_dir / "codec")
 
     def _load(self) -> None:
-        saved = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        saved = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
         self.step, self.spent = saved["step"], saved["spent"]
+        self.averages = {name: value.to(self.device) for name, value in saved["averages"].items()}
+        self.watch.counts = saved["counts"].to(self.device)
+        self.generator.set_state(saved["restarts"])
+        torch.set_rng_state(saved["dropout"])

@@ -39,7 +39,8 @@ def train_codec(data: str, output: Path) -> None:
     config = DacConfig(**settings["codec"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = CodecTrainer(config, CodecTrainingArguments(str(output / "codec"), **settings["training"]), device)
-    trainer.train(CodecSegments(find_clips(data, CLEAN_SPEECH), find_clips(data, NOISE), config.sampling_rate))
+    speech, noise = find_clips(data, CLEAN_SPEECH), find_clips(data, NOISE)
+    trainer.train(CodecSegments(speech, noise, config.sampling_rate, device))
 
 
 def train_stage1(data: str, output: Path) -> None:
