@@ -113,14 +113,14 @@ def test_discriminators_learn_to_tell_noise_from_tones():
     torch.manual_seed(0)
     judges = Discriminators(width=2)
     optimizer = torch.optim.Adam(judges.parameters(), 2e-3)
-    real, fake = next(tones(2, 2400, 0)), 0.3 * torch.randn(2, 2400)
+    real, fake = next(tones(4, 2400, 0)), 0.3 * torch.randn(4, 2400)
     before = discriminator_loss(judges(real), judges(fake))
-    for _ in range(25):
+    for _ in range(30):
         optimizer.zero_grad()
         discriminator_loss(judges(real), judges(fake)).backward()
         optimizer.step()
     after = discriminator_loss(judges(real), judges(fake))
-    assert after < 0.3 * before
+    assert after < 0.5 * before
     adversarial, matching = generator_losses(judges(real), judges(real))
     assert matching == 0 and adversarial < generator_losses(judges(real), judges(fake))[0]
 
@@ -192,14 +192,17 @@ def test_a_broken_loss_ends_the_run_before_anything_is_saved(tmp_path):
     assert not trainer.checkpoint_path.exists()
 
 
-@pytest.mark.slow
-def test_a_compiled_step_is_the_same_step(tmp_path):
-    plain, compiled = (
-        CodecTrainer(CONFIG, arguments(tmp_path / str(compile), max_steps=2, compile=compile)).train(tones)
-        for compile in (False, True)
-    )
-    # fused kernels round differently
-    torch.testing.assert_close(plain.decoder.conv2.weight, compiled.decoder.conv2.weight, rtol=1e-3, atol=1e-5)
+@pytest.mark.gpu
+def test_a_compiled_run_in_bf16_on_a_gpu_lowers_the_mel_loss(tmp_path, recordings):
+    segments = CodecSegments(**recordings, sampling_rate=8000, device="cuda")
+    given = {"compile": True, "bf16": True, "adversarial_from": 0.5, "discriminator_width": 4, "restart_every": 25}
+    trainer = CodecTrainer(CONFIG, arguments(tmp_path, **given, segment_seconds=0.3), "cuda")
+    trainer.train(segments)
+    first, *_, last = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert last["mel"] < 0.8 * first["mel"] and "adversarial" in last
+    resumed = CodecTrainer(CONFIG, arguments(tmp_path, **given, max_steps=160), "cuda")
+    assert resumed.step == trainer.step
+    resumed.train(segments)
 
 
 def write_recordings(folder, **waveforms):
