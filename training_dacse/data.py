@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from datasets import Audio, Dataset, Features, IterableDataset, List, Value
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import DacModel
 from transformers.utils import cached_file
@@ -77,6 +78,7 @@ def build_token_cache(
     num_processes: int = 1,
     shard_size: int = 256,
     batch_size: int = 16,
+    device: str | None = None,
 ) -> "TokenCache":
     """Encodes pairs `0 .. count - 1` into `folder` and opens it; shards that are already there are kept.
 
@@ -88,6 +90,8 @@ def build_token_cache(
         num_processes: processes that degrade and encode; more than one share the cores, one thread each.
         shard_size: pairs per parquet file.
         batch_size: pairs encoded together.
+        device: where this process encodes what the others degrade, such as "cuda"; when left out every process does
+            both, on the CPU.
 
     Raises:
         ValueError: `folder` holds a cache made with another codec, recipe or speech.
@@ -109,7 +113,9 @@ def build_token_cache(
     claim(folder, description)
     shards = [range(first, min(first + shard_size, count)) for first in range(0, count, shard_size)]
     missing = [shard for shard in shards if not shard_path(folder, shard).exists()]
-    if num_processes > 1 and missing:
+    if device is not None:
+        write_shards(pairs, codec.to(device), folder, missing, batch_size, num_processes)
+    elif num_processes > 1 and missing:
         setup = (pairs, str(codec_path), folder, batch_size)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(num_processes, context, start_worker, setup) as pool:
@@ -144,13 +150,45 @@ def shard_path(folder: Path, shard: range) -> Path:
 def write_shard(pairs, codec: DacModel, folder: Path, shard: range, batch_size: int) -> None:
     """Degrades, encodes and writes one shard."""
     rows = []
-    for first in range(0, len(shard), batch_size):
-        indices = shard[first : first + batch_size]
-        batch = [pairs[index] for index in indices]
-        for index, pair, (noisy, clean) in zip(indices, batch, encode_pairs(codec, batch), strict=True):
-            row = {"index": index, "task": pair["task"], "snr_db": lowest_snr(pair["parameters"])}
-            codes = {"noisy": noisy.T.flatten().tolist(), "clean": clean.T.flatten().tolist()}
-            rows.append({**row, "parameters": json.dumps(pair["parameters"]), **codes})
+    for indices in batches(shard, batch_size):
+        rows += encoded_rows(codec, indices, [pairs[index] for index in indices])
+    save_shard(folder, shard, rows)
+
+
+def write_shards(
+    pairs, codec: DacModel, folder: Path, shards: list[range], batch_size: int, num_processes: int
+) -> None:
+    """Encodes and writes shards in this process, on the device of the codec, while others degrade."""
+    wanted = [indices for shard in shards for indices in batches(shard, batch_size)]
+    # pairs leave their process as they are
+    degraded = iter(DataLoader(pairs, batch_sampler=wanted, num_workers=num_processes, collate_fn=list))
+    for shard in tqdm(shards, "token cache", unit="shard", disable=not shards):
+        rows = []
+        for indices in batches(shard, batch_size):
+            rows += encoded_rows(codec, indices, next(degraded))
+        save_shard(folder, shard, rows)
+
+
+def batches(shard: range, batch_size: int) -> list[range]:
+    """
+    >>> batches(range(4, 9), 2)
+    [range(4, 6), range(6, 8), range(8, 9)]
+    """
+    return [shard[first : first + batch_size] for first in range(0, len(shard), batch_size)]
+
+
+def encoded_rows(codec: DacModel, indices: range, pairs: list[dict]) -> list[dict]:
+    """Rows of a cache."""
+    rows = []
+    for index, pair, (noisy, clean) in zip(indices, pairs, encode_pairs(codec, pairs), strict=True):
+        row = {"index": index, "task": pair["task"], "snr_db": lowest_snr(pair["parameters"])}
+        codes = {"noisy": noisy.T.flatten().tolist(), "clean": clean.T.flatten().tolist()}
+        rows.append({**row, "parameters": json.dumps(pair["parameters"]), **codes})
+    return rows
+
+
+def save_shard(folder: Path, shard: range, rows: list[dict]) -> None:
+    """Writes one shard, whole or not at all."""
     path = shard_path(folder, shard)
     Dataset.from_list(rows, features=CACHE_FEATURES).to_parquet(path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
