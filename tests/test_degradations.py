@@ -179,7 +179,10 @@ def test_every_shipped_recipe_reads():
     [
         ({"steps": [{"kind": "white_nose"}]}, "unknown degradation 'white_nose'"),
         ({"steps": [{"kind": "white_noise", "snr_db": [25, 5]}]}, r"snr_db is \[25, 5\]"),
+        ({"steps": [{"kind": "white_noise", "snr_db": 5}]}, r"snr_db is 5; give \[lowest, highest\]"),
         ({"steps": [{"kind": "packet_loss", "drop_probability": [0.5, 1.5]}]}, "drop_probability"),
+        ({"steps": [{"kind": "down_sampling", "rates": [0]}]}, r"rates is \[0\]"),
+        ({"steps": [{"kind": "lossy_codec", "formats": ["aac"]}]}, "some of .*mp3"),
         ({"steps": [{"kind": "white_noise", "probability": 2}]}, "probability is 2"),
         ({"steps": [{"kind": "white_noise", "snr": [0, 5]}]}, "unknown option 'snr'"),
         ({"steps": [{"kind": "natural_noise"}]}, "draws from a noise source and none was given"),
@@ -190,6 +193,23 @@ def test_every_shipped_recipe_reads():
 def test_an_impossible_recipe_is_refused_by_name(task, message, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"tasks": {"mine": task}}))
+    with pytest.raises(ValueError, match=message) as error:
+        Recipe.from_yaml(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no tasks"),
+        ("tasks: {}", "weights are"),
+        ("tasks: [", "line 1"),
+        ("clip_seconds: 4\ntasks: {a: }", "clip_seconds is 4"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_by_name(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
     with pytest.raises(ValueError, match=message) as error:
         Recipe.from_yaml(path)
     assert str(path) in str(error.value)

@@ -8,7 +8,8 @@ token.
 
 import io
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -23,6 +24,9 @@ Sound = Callable[
     [int, int, Generator], tuple[np.ndarray, str]
 ]  # (samples, rate, rng) -> (channel, sample) and its name
 Room = Callable[[int, Generator], tuple[np.ndarray, str]]  # (rate, rng) -> impulse response (sample,) and its name
+
+CONTAINERS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}  # lossy format -> container, subtype
+CODEC_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz; the ones both formats know
 
 
 def rms(waveform: np.ndarray) -> float:
@@ -45,27 +49,44 @@ def add_at_ratio(waveform: np.ndarray, other: np.ndarray, ratio_db: float) -> np
     return waveform + np.float32(gain) * other
 
 
+def checked_range(name: str, value, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """`value` as `(lowest, highest)`; raises ValueError unless it is two ascending numbers within `[low, high]`."""
+    is_pair = isinstance(value, Iterable) and [isinstance(bound, int | float) for bound in value] == [True, True]
+    if not is_pair or not low <= value[0] <= value[1] <= high:
+        raise ValueError(f"{name} is {value}; give [lowest, highest] within [{low}, {high}]")
+    return tuple(value)
+
+
+def checked_choice(name: str, value, known: Container) -> tuple:
+    """`value` as a tuple; raises ValueError unless it is a list of one or more of `known`."""
+    if not isinstance(value, list | tuple) or not value or any(one not in known for one in value):
+        raise ValueError(f"{name} is {value}; give a list of some of {known}")
+    return tuple(value)
+
+
 def span(low: float, high: float, at_least: float = -math.inf, at_most: float = math.inf) -> tuple[float, float]:
     """A field holding a range `(low, high)` to draw from uniformly, checked against `[at_least, at_most]`."""
-    return field(default=(low, high), metadata={"bounds": (at_least, at_most)})
+    return field(default=(low, high), metadata={"check": checked_range, "limits": (at_least, at_most)})
+
+
+def choice(values: Iterable, known: Container) -> tuple:
+    """A field holding values to draw one of, each checked to be one of `known`."""
+    return field(default=tuple(values), metadata={"check": checked_choice, "limits": (known,)})
 
 
 @dataclass(frozen=True)
-class Degradation:
-    """Checks the ranges of its fields; subclasses are called with `(waveform, sampling_rate, rng)`."""
+class Degradation(ABC):
+    """Checks its fields; subclasses are called with `(waveform, sampling_rate, rng)`."""
 
     def __post_init__(self):
         for item in fields(self):
-            if "bounds" not in item.metadata:
-                continue
-            value = getattr(self, item.name)
-            low, high = item.metadata["bounds"]
-            if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-                raise ValueError(f"{item.name} is {list(value)}; give [lowest, highest] within [{low}, {high}]")
-            object.__setattr__(self, item.name, tuple(value))
+            if "check" in item.metadata:
+                value = item.metadata["check"](item.name, getattr(self, item.name), *item.metadata["limits"])
+                object.__setattr__(self, item.name, value)
 
+    @abstractmethod
     def __call__(self, waveform: np.ndarray, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, Parameters]:
-        raise NotImplementedError
+        """Returns the degraded waveform and what was drawn."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +164,7 @@ class PacketLoss(Degradation):
 class DownSampling(Degradation):
     """To one of a few low sampling rates and back."""
 
-    rates: tuple[int, ...] = tuple(range(3500, 8001, 500))
+    rates: tuple[int, ...] = choice(range(3500, 8001, 500), known=range(100, 48001))
 
     def __call__(self, waveform, sampling_rate, rng):
         rate = int(rng.choice(self.rates))
@@ -181,14 +202,14 @@ class Clipping(Degradation):
 class LossyCodec(Degradation):
     """Through MP3 or Opus and back, at one of a few sampling rates; `compression` 0 is best, 1 is smallest."""
 
-    formats: tuple[str, ...] = ("mp3", "opus")
-    rates: tuple[int, ...] = (16000, 24000, 48000)  # the ones both formats know
+    formats: tuple[str, ...] = choice(CONTAINERS, known=tuple(CONTAINERS))
+    rates: tuple[int, ...] = choice((16000, 24000, 48000), known=CODEC_RATES)
     compression: tuple[float, float] = span(0.6, 0.99, at_least=0.0, at_most=0.99)
 
     def __call__(self, waveform, sampling_rate, rng):
         name, rate = str(rng.choice(self.formats)), int(rng.choice(self.rates))
         compression = rng.uniform(*self.compression)
-        container, subtype = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}[name]
+        container, subtype = CONTAINERS[name]
         buffer = io.BytesIO()
         coded = resample(waveform, sampling_rate, rate).T
         soundfile.write(buffer, coded, rate, subtype=subtype, format=container, compression_level=compression)

@@ -14,7 +14,7 @@ import yaml
 from numpy.random import Generator
 
 from . import degradations
-from .degradations import Degradation, Parameters
+from .degradations import Degradation, Parameters, checked_range
 
 # kind in the YAML -> (class, name of the source it draws from)
 KINDS: dict[str, tuple[type[Degradation], str | None]] = {
@@ -74,19 +74,17 @@ class Recipe:
     """
 
     def __init__(self, description: Mapping, sources: Mapping | None = None):
+        if not isinstance(description, Mapping) or not isinstance(description.get("tasks"), Mapping):
+            raise ValueError("recipe names no tasks; give at least one under 'tasks', as `name: {steps: [...]}`")
         unknown = set(description) - {"clip_seconds", "level_db", "tasks"}
         if unknown:
             raise ValueError(f"recipe has unknown keys {sorted(unknown)}; known are clip_seconds, level_db and tasks")
         self.description, self.sources = dict(description), sources or {}
-        self.clip_seconds = checked_range("clip_seconds", description.get("clip_seconds", (1.0, 4.0)))
-        if self.clip_seconds[0] <= 0:
-            raise ValueError(f"recipe: clip_seconds starts at {self.clip_seconds[0]}; a clip must be longer than 0 s")
+        self.clip_seconds = checked_range("clip_seconds", description.get("clip_seconds", (1.0, 4.0)), low=0.01)
         self.level_db = checked_range("level_db", description.get("level_db", (0.0, 0.0)))
-        if not description.get("tasks"):
-            raise ValueError("recipe names no tasks; give at least one under 'tasks'")
         self.tasks = {name: read_task(name, task or {}, self.sources) for name, task in description["tasks"].items()}
         weights = np.array([task.weight for task in self.tasks.values()], dtype=np.float64)
-        if weights.min() < 0 or weights.sum() == 0:
+        if not weights.size or weights.min() < 0 or weights.sum() == 0:
             raise ValueError(
                 f"recipe: task weights are {weights.tolist()}; none may be negative and one must be positive"
             )
@@ -97,7 +95,7 @@ class Recipe:
         """Reads a recipe; errors name the file."""
         try:
             return cls(yaml.safe_load(Path(path).read_text()), sources)
-        except ValueError as error:
+        except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     @property
@@ -137,13 +135,6 @@ def lowest_snr(parameters: Parameters) -> float:
     """
     ratios = [step.get("snr_db", step.get("dry_to_wet_db", np.inf)) for step in parameters.values()]
     return float(min(ratios, default=np.inf))
-
-
-def checked_range(name: str, value) -> tuple[float, float]:
-    """`value` as `(low, high)`; raises if it is not two ascending numbers."""
-    if len(value) != 2 or value[0] > value[1]:
-        raise ValueError(f"recipe: {name} is {list(value)}; give [lowest, highest]")
-    return float(value[0]), float(value[1])
 
 
 def read_task(name: str, description: Mapping, sources: Mapping) -> Task:
