@@ -247,10 +247,20 @@ def test_pairs_that_do_not_fit_are_refused_by_name(paired, spoil, error, message
         PairedFiles(paired, RATE, HOP, max_seconds=1.0)
 
 
-def test_a_silent_clean_partner_is_refused(paired):
+def test_bad_pairs_stop_the_run_unless_skipping_was_asked_for(paired):
+    late = np.append(np.zeros(RATE // 4), voice(0, 0.25)).astype(np.float32)
+    soundfile.write(paired / "clean" / "b.wav", late, RATE)  # silent at first only
     soundfile.write(paired / "clean" / "a.wav", np.zeros(RATE // 2), RATE)
     with pytest.raises(ValueError, match=r"a\.wav: the clean recording is silent"):
-        PairedFiles(paired, RATE, HOP, max_seconds=1.0)[0]
+        PairedFiles(paired, RATE, HOP, max_seconds=0.2)
+    (paired / "noisy" / "a.wav").write_text("not audio")
+    with pytest.raises(OSError, match=r"noisy/a\.wav: cannot be read .*remove or convert"):
+        PairedFiles(paired, RATE, HOP, max_seconds=0.2)
+    lenient = PairedFiles(paired, RATE, HOP, max_seconds=0.2, skip_broken=True)
+    assert lenient.skipped == 1 and len(lenient) == 3
+    (paired / "noisy" / "b.wav").write_text("not audio")
+    with pytest.raises(ValueError, match="none of 2 pairs can be used"):
+        PairedFiles(paired, RATE, HOP, max_seconds=0.2, skip_broken=True)
 
 
 def test_a_batch_is_bos_noisy_start_clean_eos_with_the_prompt_masked():

@@ -11,10 +11,19 @@ import soundfile
 
 from processing_dacse.audio_dacse import resample
 
-from .degradations import fit_length, rms
+from .degradations import fit_length
 from .recipe import Recipe
 from .rooms import MeasuredRooms, SimulatedRooms
-from .sources import AUDIO_SUFFIXES, SILENCE_RMS, BackgroundClips, Clips, find_clips, manifest_of, read_manifest
+from .sources import (
+    AUDIO_SUFFIXES,
+    SILENCE_RMS,
+    BackgroundClips,
+    Clips,
+    find_clips,
+    manifest_of,
+    read_manifest,
+    readable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +140,11 @@ class PairedFiles:
             recording that is shorter ends in silence.
         task: name of what the pairs teach.
         part: "all", or "valid" for every tenth pair, or "train" for the others.
+        skip_broken: count pairs that are no good and go on without them instead of raising.
 
     Raises:
         FileNotFoundError: no pairs, or a recording without its partner.
+        OSError: a recording that cannot be read.
         ValueError: partners of different length or rate, or a silent clean recording.
     """
 
@@ -146,6 +157,7 @@ class PairedFiles:
         whole: bool = False,
         task: str = "pairs",
         part: str = "all",
+        skip_broken: bool = False,
     ):
         self.sampling_rate, self.hop_length, self.tasks, self.whole = sampling_rate, hop_length, [task], whole
         self.frames = whole_frames(max_seconds, sampling_rate, hop_length)
@@ -156,18 +168,23 @@ class PairedFiles:
                 f"{folder}: one pair cannot be both trained on and held out; add pairs or give valid_data"
             )
         held_out = set(pairs[::HOLD_OUT])
-        self.pairs = [pair for pair in pairs if part == "all" or (pair in held_out) == (part == "valid")]
-        for noisy, clean in self.pairs:
-            here, there = soundfile.info(noisy), soundfile.info(clean)
-            if here.samplerate != there.samplerate:
-                raise ValueError(f"{noisy}: {here.samplerate} Hz, but {clean} has {there.samplerate} Hz; resample one")
-            if here.frames != there.frames:
-                raise ValueError(
-                    f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length"
-                )
-            total = math.ceil(here.duration * sampling_rate / hop_length)
+        self.pairs, self.skipped = [], 0
+        for pair in pairs:
+            if part != "all" and (pair in held_out) != (part == "valid"):
+                continue
+            try:
+                total = math.ceil(checked_seconds(*pair) * sampling_rate / hop_length)
+            except (OSError, ValueError) as error:
+                if not skip_broken:
+                    raise
+                self.skipped += 1
+                logger.warning("skipped (%d so far): %s", self.skipped, error)
+                continue
             latest = max(0, total - self.frames) if whole else total
-            self.clips += [(noisy, clean, min(first, latest)) for first in range(0, total, self.frames)]
+            self.pairs.append(pair)
+            self.clips += [(*pair, min(first, latest)) for first in range(0, total, self.frames)]
+        if not self.clips:
+            raise ValueError(f"{folder}: none of {self.skipped} pairs can be used; the warnings above name them")
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -182,8 +199,6 @@ class PairedFiles:
     def __getitem__(self, index: int) -> dict:
         noisy, clean, first = self.clips[index]
         pair = {"noisy": self.read(noisy, first), "clean": self.read(clean, first)}
-        if first == 0 and rms(pair["clean"]) == 0:
-            raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
         return {**pair, "task": self.tasks[0], "parameters": {}}
 
     def read(self, path: Path, first: int) -> np.ndarray:
@@ -197,6 +212,22 @@ class PairedFiles:
         mono = resample(waveform.mean(1, dtype=np.float32)[None], rate, self.sampling_rate)
         frames = self.frames if self.whole else min(self.frames, math.ceil(mono.shape[-1] / self.hop_length))
         return fit_length(mono, frames * self.hop_length)
+
+
+def checked_seconds(noisy: Path, clean: Path) -> float:
+    """The duration of a pair; raises if it is none, or its clean side is silent."""
+    with readable(noisy):
+        here = soundfile.info(noisy)
+    with readable(clean):
+        there = soundfile.info(clean)
+        is_silent = not any(block.any() for block in soundfile.blocks(clean, blocksize=1 << 16, dtype="float32"))
+    if here.samplerate != there.samplerate:
+        raise ValueError(f"{noisy}: {here.samplerate} Hz, but {clean} has {there.samplerate} Hz; resample one")
+    if here.frames != there.frames:
+        raise ValueError(f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length")
+    if is_silent:
+        raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
+    return here.duration
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -7,7 +7,7 @@ from numpy.random import Generator
 
 from processing_dacse.audio_dacse import resample
 
-from .sources import Clips
+from .sources import Clips, readable
 
 SIMULATION_RATE = 44100  # Hz; responses are resampled when another rate is asked for
 
@@ -67,7 +67,8 @@ class MeasuredRooms:
         """Draws a response (sample,) and the name of its file."""
         index = int(rng.integers(len(self.clips)))
         if (index, sampling_rate) not in self.bank:
-            waveform, rate = soundfile.read(self.clips.open(index), dtype="float32", always_2d=True)
+            with readable(self.clips.name(index)):
+                waveform, rate = soundfile.read(self.clips.open(index), dtype="float32", always_2d=True)
             response = resample(np.ascontiguousarray(waveform.T[:1]), rate, sampling_rate)[0]
             if not np.abs(response).max() > 0:
                 raise ValueError(f"{self.clips.name(index)}: a silent room response; remove it from the rooms")

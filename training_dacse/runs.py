@@ -45,6 +45,8 @@ def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
         config = DacSeConfig.from_size(data.model, **grid)
         if data.model_overrides:
             config.update_from_string(data.model_overrides)
+            if "head_dim" not in data.model_overrides:
+                config.head_dim = config.hidden_size // config.num_attention_heads
         config.window_frames = data.window_frames
         model = DacSeForEnhancement(config)
         if data.window_frames:
@@ -67,7 +69,8 @@ def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeCo
     window = {"max_seconds": (config.window_frames or config.max_frames) * hop / rate}
     window["whole"] = config.window_frames is not None
     if data.recipe is None:
-        return PairedFiles(folder, rate, hop, **window, part="all" if data.valid_data else split)
+        part = "all" if data.valid_data else split
+        return PairedFiles(folder, rate, hop, **window, part=part, skip_broken=data.skip_broken)
     return corpus_pairs(
         folder,
         data.recipe,

@@ -4,7 +4,8 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ logger = logging.getLogger(__name__)
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"}
 SILENCE_RMS = 1e-3  # -60 dB: a clean crop below this teaches nothing but silence
 CROP_ATTEMPTS = 20
+
+
+@contextmanager
+def readable(name: str | Path) -> Iterator[None]:
+    """Names the recording and the remedy where libsndfile cannot read it; raises OSError."""
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{name}: cannot be read as audio ({error}); remove or convert it") from error
 
 
 class Clips:
@@ -46,10 +56,8 @@ class Clips:
 
     def duration(self, index: int) -> float:
         """Seconds of a recording, as its header says."""
-        try:
+        with readable(self.name(index)):
             return soundfile.info(self.open(index)).duration
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"{self.name(index)}: cannot be read as audio ({error}); remove or convert it") from error
 
     def at_least(self, seconds: float, skip_broken: bool = False) -> "Clips":
         """The recordings that last at least so long (headers are read where the lengths are not known)."""
@@ -79,13 +87,10 @@ class Clips:
 
     def crop(self, index: int, seconds: float, sampling_rate: int, rng: Generator) -> np.ndarray:
         """Reads a random stretch of at most `seconds` as mono float32 (1, sample) at `sampling_rate`."""
-        try:
-            with soundfile.SoundFile(self.open(index)) as file:
-                wanted = math.ceil(seconds * file.samplerate)
-                file.seek(int(rng.integers(max(0, file.frames - wanted) + 1)))
-                waveform, rate = file.read(wanted, dtype="float32", always_2d=True), file.samplerate
-        except soundfile.LibsndfileError as error:
-            raise OSError(f"{self.name(index)}: cannot be read as audio ({error}); remove or convert it") from error
+        with readable(self.name(index)), soundfile.SoundFile(self.open(index)) as file:
+            wanted = math.ceil(seconds * file.samplerate)
+            file.seek(int(rng.integers(max(0, file.frames - wanted) + 1)))
+            waveform, rate = file.read(wanted, dtype="float32", always_2d=True), file.samplerate
         if not len(waveform) or not np.isfinite(waveform).all():
             raise ValueError(f"{self.name(index)}: empty, NaN or infinite samples; remove the file")
         return resample(waveform.mean(1, dtype=np.float32)[None], rate, sampling_rate)
