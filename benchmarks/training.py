@@ -62,7 +62,7 @@ def main() -> None:
             per_device_train_batch_size=args.batch_size,
             max_steps=1,
             bf16=True,
-            **({"gradient_checkpointing": True} if args.checkpointing else {}),
+            activation_checkpointing=args.checkpointing,
             torch_compile=args.compile,
             save_strategy="no",
             report_to="none",

@@ -6,8 +6,10 @@ In full: --config examples/configs/ablation_full.yaml --codec descript/dac_44khz
 """
 
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
+from modeling_dacse import DacSeForEnhancement
 from training_dacse.ablations import train_variant, write_results
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
 from training_dacse.data import find_codec
@@ -22,13 +24,14 @@ def main():
     variants |= {name: {"balancing": name} for name in ("uncertainty", "gradnorm", "dwa")}
     results = {name: task_losses(train_variant(name, data, args, codec, **own)) for name, own in variants.items()}
 
+    half = train_variant("first half", data, args, codec, max_steps=args.max_steps // 2)
     for name, anchor in (("two stages", "none"), ("two stages, l2sp", "l2sp"), ("two stages, ewc", "ewc")):
-        half = train_variant(f"{name}, stage 1", data, args, codec, max_steps=args.max_steps // 2)
-        second, own = copy(args), copy(stage)
-        second.output_dir, own.anchor = str(Path(args.output_dir) / name), anchor
+        second, own = copy(args), replace(stage, anchor=anchor)
+        second.output_dir = str(Path(args.output_dir) / name)
         second.max_steps = max(1, args.max_steps // 2 // (len(stage.order or half.tasks) * stage.rounds))
         second.learning_rate = args.learning_rate / 10
-        matrix = train_tasks(half.model, second, own, half.train_dataset, half.eval_dataset)
+        model = DacSeForEnhancement.from_pretrained(half.args.output_dir)
+        matrix = train_tasks(model, second, own, half.train_dataset, half.eval_dataset)
         results[name] = dict(zip(matrix.tasks, matrix.losses[-1], strict=True))
     write_results(args.output_dir, "Training strategy: held-out loss (nats per token)", results)
 

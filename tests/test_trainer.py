@@ -122,7 +122,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, balancing):
 
 
 def test_a_nan_stops_the_run_before_a_checkpoint(tmp_path):
-    run = trainer(tmp_path, save_steps=1, save_strategy="steps")
+    run = trainer(tmp_path, save_steps=1, save_strategy="steps", logging_steps=3)
     with torch.no_grad():
         run.model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 1 .*learning rate below 0\.01"):
@@ -154,6 +154,13 @@ def test_clips_are_enhanced_and_logged_at_every_evaluation(tmp_path):
     assert [event.step for event in events.Audio("clip/enhanced")] == [1, 2]
     assert "clip/enhanced/spectrogram" in events.Tags()["images"]
     assert enhance_codes(run.model, rows[0]["noisy"]).shape == rows[0]["noisy"].shape
+
+
+def test_bf16_is_used_where_the_processor_has_it(tmp_path, caplog):
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    args = DacSeTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True)
+    assert args.bf16 == supported
+    assert ("training in float32" in caplog.text) != supported
 
 
 def test_metrics_are_json(tmp_path):

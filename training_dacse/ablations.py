@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import DacModel, set_seed
 
 from processing_dacse.codec_dacse import decode_in_pieces
@@ -83,7 +84,7 @@ def fit_power_law(parameters: Iterable[float], losses: Iterable[float]) -> tuple
 
 
 def write_results(folder: str | Path, title: str, results: dict[str, dict[str, float]], **extra) -> None:
-    """Writes `results.json`, `results.md` (a row per variant) and `results.png` (bars per figure).
+    """The first process of a launch writes `results.json`, `results.md` (a row per variant) and `results.png` (bars).
 
     Args:
         folder: created when missing.
@@ -91,6 +92,8 @@ def write_results(folder: str | Path, title: str, results: dict[str, dict[str, f
         results: figures by variant.
         extra: further content of the JSON.
     """
+    if not PartialState().is_main_process:
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps({"title": title, "results": results, **extra}, indent=2) + "\n")

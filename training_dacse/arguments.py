@@ -1,5 +1,6 @@
 """What a training run is told: dataclasses filled from a YAML file and the command line. Knows no data, no model."""
 
+import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -94,6 +97,9 @@ class DacSeTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else bf16 is refused on a CPU
+        if self.use_cpu and self.bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            logger.warning("this CPU has no bf16 arithmetic, which would be many times slower: training in float32")
+            self.bf16 = False
         super().__post_init__()
 
 

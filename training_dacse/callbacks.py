@@ -6,6 +6,15 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 
+class LogBeforeSave(TrainerCallback):
+    """Has every checkpoint preceded by a log: that is where the trainer notices a NaN and stops."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
+
 class TimeBudget(TrainerCallback, ExportableState):
     """Ends the run when its wall-clock budget is used up, counted over all restarts from checkpoints.
 

@@ -25,6 +25,8 @@ class AudioCallback(TrainerCallback):
         self.folder, self.writer = Path(output_dir) / "audio", None
 
     def on_evaluate(self, args, state, control, model, **kwargs):
+        # in every process: a model in shards needs them all
+        enhanced = {name: enhance_codes(model, clip["noisy"]) for name, clip in self.clips.items()}
         if not state.is_world_process_zero:
             return
         first = self.writer is None
@@ -33,7 +35,7 @@ class AudioCallback(TrainerCallback):
             if first:
                 self.show(f"{name}/noisy", clip["noisy"], 0)
                 self.show(f"{name}/clean", clip["clean"], 0)
-            self.show(f"{name}/enhanced", enhance_codes(model, clip["noisy"]), state.global_step)
+            self.show(f"{name}/enhanced", enhanced[name], state.global_step)
         self.writer.flush()
 
     def show(self, name: str, codes: Tensor, step: int) -> None:

@@ -34,16 +34,21 @@ def train_tasks(
         args: of every sub-stage; `max_steps` long each.
         stage: the order, replay and anchor.
         train, valid: clips of all tasks.
+
+    Raises:
+        ValueError: the folder holds a run of another order.
     """
     folder = Path(args.output_dir)
     matrix = ForgettingMatrix(train.tasks)
+    names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in stage.order or train.tasks]
     if (folder / "forgetting.json").exists():
         matrix = ForgettingMatrix.load(folder)
-        if len(matrix.stages) > 1:
-            model.load_state_dict(type(model).from_pretrained(folder / matrix.stages[-1]).state_dict())
+        done, planned = matrix.stages[1:], [name for name, _ in names]
+        if done != planned[: len(done)]:
+            raise ValueError(f"{folder}: holds the sub-stages {done}, not the first of {planned}; give another output")
+        model.load_state_dict(type(model).from_pretrained(folder / matrix.stages[-1]).state_dict())
     else:
         matrix.add("start", task_losses(make_trainer(model, args, train, valid)))
-    names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in stage.order or train.tasks]
     for name, task in names[len(matrix.stages) - 1 :]:
         here = copy(args)
         here.output_dir = str(folder / name)

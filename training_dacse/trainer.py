@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from .balancing import BALANCINGS
-from .callbacks import TimeBudget
+from .callbacks import LogBeforeSave, TimeBudget
 from .collator import IGNORED
 from .sampling import TaskSampler
 
@@ -72,6 +72,7 @@ class DacSeTrainer(Trainer):
         if self.args.max_seconds:
             self.budget = TimeBudget(self.args.max_seconds)
             self.add_callback(self.budget)
+        self.add_callback(LogBeforeSave())  # after whatever may ask for a checkpoint
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         task, labels = inputs["task"], inputs["labels"]
