@@ -109,7 +109,7 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
 
 
 def system_version(spec: str) -> str:
-    """The version of a rival's package, or a hash of the files of a local checkpoint."""
+    """The version of a rival's package, or a hash of a local checkpoint's weights, settings and code."""
     head, _, adapter = spec.partition("+")
     name, _, model = head.partition(":")
     if name in SYSTEMS:
@@ -122,8 +122,9 @@ def system_version(spec: str) -> str:
     if not Path(model).is_dir():
         return "Hub"
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(model).rglob("*") if path.is_file()):
-        digest.update(path.read_bytes())
+    for path in sorted(Path(model).rglob("*")):
+        if path.suffix in (".safetensors", ".json", ".py") and path.name != "summary.json":  # an evaluation of it
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -177,7 +178,10 @@ def enhance_all(
     audio_path(folder, system, "").parent.mkdir(parents=True, exist_ok=True)
     size = batch_size if system.startswith("dacse") else 1
     batches = [missing[first : first + size] for first in range(0, len(missing), size)]
-    jobs = [(batch, [audio_path(folder, system, clip.name) for clip in batch]) for batch in batches]
+    jobs = {
+        ", ".join(clip.name for clip in batch): (batch, [audio_path(folder, system, clip.name) for clip in batch])
+        for batch in batches
+    }
     count = 0
     for rows in run_in_workers(processes, start_system, (system, device), enhance_clips, jobs) if jobs else ():
         append_lines(folder / "timing.jsonl", [{"system": system, **row} for row in rows])
@@ -196,12 +200,13 @@ def score_all(
 ) -> None:
     """Scores the outputs that have not been."""
     done = {(row["system"], row["clip"], row["metric"]) for row in read_lines(folder / "scores.jsonl")}
-    jobs = []
+    jobs = {}
     for system in systems:
         for clip in test_set.clips:
             missing = [spec for spec in metrics if (system, clip.name, spec) not in done]
             if missing:
-                jobs.append((system, clip, audio_path(folder, system, clip.name), missing))
+                path = audio_path(folder, system, clip.name)
+                jobs[f"{clip.name} of {system}"] = system, clip, path, missing
     if jobs:
         work = start_metrics, (metrics, device), score_clip, jobs
         results = run_in_workers(processes, *work) if processes > 1 else run_here(*work)

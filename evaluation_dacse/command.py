@@ -28,6 +28,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="With --recipe.")] = 0,
     split: Annotated[str, typer.Option(help="Of a data set or manifest.")] = "test",
     where: Annotated[str | None, typer.Option(help="With --recipe: filter of the manifest's speech.")] = None,
+    noise: Annotated[str | None, typer.Option(help="With --recipe: folder or data set of noise.")] = None,
+    rooms: Annotated[str | None, typer.Option(help="With --recipe: folder or data set of room responses.")] = None,
+    music: Annotated[str | None, typer.Option(help="With --recipe: folder or data set of music.")] = None,
     processes: Annotated[int, typer.Option("--processes", "-p", min=1, help="Workers, one CPU core each.")] = 1,
     device: Annotated[str, typer.Option(help="Where networks of torch run: cpu, cuda, ...")] = "cpu",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips a DAC-SE1 checkpoint enhances together.")] = 8,
@@ -42,14 +45,18 @@ def evaluate(
     """Compare systems on a test set, with confidence intervals and paired differences.
 
     Systems: noisy, clean, codec[:MODEL], dacse[:MODEL][+ADAPTER], folder:DIR, noisereduce, webrtc, rnnoise,
-    deepfilternet, voicefixer, resemble-enhance. The run's folder holds every output, a table per clip (parquet), the
-    summary (JSON), the report (Markdown, plots) and what a model card needs; run again, it goes on where it was.
+    deepfilternet, voicefixer, resemble-enhance. Test sets by name: voicebank-demand, and once they are downloaded
+    ears-wham-v2:FOLDER, dns5-blind:FOLDER, plc-2022:FOLDER, hifitts-2:FOLDER (clean speech). The run's folder holds
+    every output, a table per clip (parquet), the summary (JSON), the report (Markdown, plots) and what a model card
+    needs; run again, it goes on where it was.
 
     Examples:
 
     - `dacse evaluate -t pairs/ -s noisy,dacse,rnnoise -o run`
 
     - `dacse evaluate -t corpus/ --recipe recipe.yaml --clips-per-task 40 -s noisy,clean,codec,dacse -o run -p 2`
+
+    - `dacse evaluate -t hifitts-2:corpus --recipe recipe.yaml --noise noise/ --rooms rooms/ -s noisy,dacse -o run`
 
     - `dacse evaluate --listening run`
 
@@ -71,7 +78,8 @@ def evaluate(
 
             folder = output / "test_set"
             if recipe:
-                clips = render_test_set(test_set, recipe, folder, clips_per_task, seed, split=split, where=where)
+                sources = {"where": where, "noise": noise, "rooms": rooms, "music": music}
+                clips = render_test_set(test_set, recipe, folder, clips_per_task, seed, split=split, **sources)
             else:
                 clips = open_test_set(test_set, folder, split)
             workers = {"processes": processes, "device": device, "batch_size": batch_size}

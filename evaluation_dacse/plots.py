@@ -25,7 +25,7 @@ def draw_plots(folder: Path, summary: dict) -> list[Path]:
     return [
         draw_tasks(summary, score, plots / "tasks.png"),
         draw_speed(summary, score, plots / "speed.png"),
-        draw_spectrograms(folder, summary, plots / "spectrograms.png"),
+        draw_spectrograms(folder, summary, plots / "spectrograms.jpg"),
     ]
 
 

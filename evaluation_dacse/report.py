@@ -2,18 +2,21 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
-# The paper's table for the HiFiTTS-2 test set (arXiv 2510.02187)
-PAPER_COLUMNS = "dnsmos_ovrl dnsmos_sig dnsmos_bak dnsmos_p808 pesq speech_bert_score plcmos wer".split()
-PAPER = {
-    "noisy": [2.44, 3.18, 2.79, 3.11, 2.63, 0.89, 3.84, 0.25],
-    "clean": [3.03, 3.41, 3.80, 3.64, 4.50, 1.00, 4.41, 0.00],
-    "LLaSE-G1": [2.90, 3.24, 3.83, 3.47, 1.98, 0.86, 4.19, 0.27],
-    "VoiceFixer": [2.92, 3.21, 3.90, 3.43, 1.85, 0.81, 4.29, 0.45],
-    "DAC-SE1": [2.95, 3.33, 3.70, 3.56, 2.46, 0.89, 4.35, 0.25],
+HIFITTS_2 = "dnsmos_ovrl dnsmos_sig dnsmos_bak dnsmos_p808 pesq speech_bert_score plcmos wer".split()
+PAPER = {  # the figures of arXiv 2510.02187: name of the test set -> system -> score
+    "hifitts-2": {
+        "noisy": dict(zip(HIFITTS_2, [2.44, 3.18, 2.79, 3.11, 2.63, 0.89, 3.84, 0.25], strict=True)),
+        "clean": dict(zip(HIFITTS_2, [3.03, 3.41, 3.80, 3.64, 4.50, 1.00, 4.41, 0.00], strict=True)),
+        "LLaSE-G1": dict(zip(HIFITTS_2, [2.90, 3.24, 3.83, 3.47, 1.98, 0.86, 4.19, 0.27], strict=True)),
+        "VoiceFixer": dict(zip(HIFITTS_2, [2.92, 3.21, 3.90, 3.43, 1.85, 0.81, 4.29, 0.45], strict=True)),
+        "DAC-SE1": dict(zip(HIFITTS_2, [2.95, 3.33, 3.70, 3.56, 2.46, 0.89, 4.35, 0.25], strict=True)),
+    },
+    "plc-2022": {"LLaSE-G1": {"plcmos": 4.30}, "DAC-SE1": {"plcmos": 4.34}},
 }
-PAPER_TEST_SET = "hifitts2"
+DIGEST = "dnsmos_ovrl dnsmos_sig dnsmos_bak plcmos pesq estoi mel_distance".split()
 
 
 def write_report(folder: str | Path) -> Path:
@@ -51,19 +54,31 @@ def markdown(summary: dict, plots: list[Path] = ()) -> str:
         parts += ["## Left out", unscorable_table(summary)]
     for task in test_set["tasks"]:
         parts += [f"## {task} ({test_set['tasks'][task]} clips)", score_table(summary, task)]
-    if test_set["name"].startswith(PAPER_TEST_SET):
-        parts += ["## Published figures (arXiv 2510.02187)", paper_table(summary)]
+    for name in PAPER:
+        if test_set["name"].startswith(name):
+            parts += ["## Published figures (arXiv 2510.02187)", paper_table(summary, name)]
     parts += [f"![{plot.stem}]({plot.as_posix()})" for plot in plots]
     parts.append(footer(summary))
     return "\n\n".join(parts) + "\n"
 
 
 def score_table(summary: dict, part: str) -> str:
-    """Means and intervals of every system, for all clips (`overall`) or one task; the best mean is bold.
+    """Means and intervals of every system, for all clips (`overall`) or one task."""
+    return table_of(*scores_of(summary, part, list(summary["metrics"]), cell))
 
-    The best is sought among the systems that hear the noisy recording.
-    """
-    names = list(summary["metrics"])
+
+def digest_table(summary: dict) -> str:
+    """Means over all clips by some of the scores, and the work that each system takes: short enough for a README."""
+    names = [name for name in DIGEST if name in summary["metrics"]]
+    header, rows = scores_of(summary, "overall", names, lambda score: cell({**score, "low": None}))
+    work = (f"{row['real_time_factor']:.2f}" for row in summary["systems"].values())
+    return table_of([*header, "work per second ↓"], [[*row, seconds] for row, seconds in zip(rows, work, strict=True)])
+
+
+def scores_of(
+    summary: dict, part: str, names: list[str], form: Callable[[dict], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table of scores; the best mean of the systems that hear the noisy recording is bold."""
     tables = {
         system: row["overall"] if part == "overall" else row["tasks"][part]
         for system, row in summary["systems"].items()
@@ -73,15 +88,14 @@ def score_table(summary: dict, part: str) -> str:
         sign = 1 if summary["metrics"][name]["higher_is_better"] else -1
         means = {system: table[name]["mean"] for system, table in tables.items() if is_contender(system)}
         best[name] = max((sign * mean for mean in means.values() if mean is not None), default=math.nan) * sign
-    header = ["system", *(heading(summary, name) for name in names)]
     rows = []
     for system, table in tables.items():
         cells = []
         for name in names:
-            text = cell(table[name])
+            text = form(table[name])
             cells.append(f"**{text}**" if is_contender(system) and table[name]["mean"] == best[name] else text)
         rows.append([system, *cells])
-    return table_of(header, rows)
+    return ["system", *(heading(summary, name) for name in names)], rows
 
 
 def difference_table(summary: dict, other: str = "noisy") -> str:
@@ -120,11 +134,12 @@ def unscorable_table(summary: dict) -> str:
     return table_of(["system", "reason", "clips"], rows)
 
 
-def paper_table(summary: dict) -> str:
-    """The published figures, in the columns of this run."""
-    columns = {name: place for place, name in enumerate(PAPER_COLUMNS) if name in summary["metrics"]}
-    rows = [[system, *(f"{values[place]:.2f}" for place in columns.values())] for system, values in PAPER.items()]
-    return table_of(["published", *(heading(summary, name) for name in columns)], rows)
+def paper_table(summary: dict, test_set: str) -> str:
+    """The published figures for a test set, in the columns of this run."""
+    published = PAPER[test_set]
+    names = [name for name in summary["metrics"] if name in next(iter(published.values()))]
+    rows = [[system, *(f"{scores[name]:.2f}" for name in names)] for system, scores in published.items()]
+    return table_of(["published", *(heading(summary, name) for name in names)], rows)
 
 
 def footer(summary: dict) -> str:

@@ -36,6 +36,7 @@ def load_system(spec: str, device: str = "cpu") -> System:
     Raises:
         ValueError: unknown name.
         ImportError: the system's package is not installed; the message says how to get it.
+        OSError: its weights cannot be had.
     """
     head, _, adapter = spec.partition("+")
     name, _, model = head.partition(":")
@@ -227,26 +228,30 @@ def deepfilternet(device: str) -> PerChannel:
 
 
 def voicefixer(device: str) -> PerChannel:
-    """VoiceFixer in its mode 0, the one its authors recommend."""
+    """VoiceFixer in its mode 0, the one its authors recommend. Its weights come from Zenodo at the first import."""
     from voicefixer import VoiceFixer
 
-    network = VoiceFixer()
+    try:
+        network = VoiceFixer()
+    except RuntimeError as error:  # what it raises where the download failed
+        raise OSError(f"VoiceFixer has no weights: {error}") from error
     return PerChannel(lambda waveform: network.restore_inmem(waveform, cuda="cuda" in device, mode=0).ravel(), 44100)
 
 
 def resemble_enhance(device: str) -> PerChannel:
     """Resemble Enhance, denoising and enhancing, with the settings its function starts with."""
     import torch
-    from resemble_enhance.enhancer.inference import enhance
+    from resemble_enhance.enhancer.inference import enhance, load_enhancer
 
+    load_enhancer(None, device)  # kept by the package: the first clip does not pay for it
     return PerChannel(lambda waveform: enhance(torch.from_numpy(waveform), 44100, device)[0].cpu().numpy(), 44100)
 
 
 def llase_g1(device: str) -> System:
-    """LLaSE-G1 is published as scripts, not as a package."""
+    """LLaSE-G1 is published as a script for CUDA that reads a list of files, not as a package."""
     raise ImportError(
-        "LLaSE-G1 has no package to import: run its inference script on the noisy/ folder of the rendered test set "
-        "and score what it wrote as the system 'folder:DIR'"
+        "LLaSE-G1 has no package to import: list the recordings of RUN/test_set/noisy in its config/test.yml, run its "
+        "inference.sh (github.com/Kevin-naticl/LLaSE-G1) and score what it wrote as the system 'folder:DIR'"
     )
 
 

@@ -3,19 +3,23 @@
 All end as clips on disk and a checksum of their samples. Knows no system and no metric.
 """
 
+import csv
 import hashlib
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from .presets import DatasetPreset, FolderPreset, SpeechPreset, split_preset
+
 SUBTYPE = "PCM_16"
-PRESETS = {"voicebank-demand": ("JacobLinCool/VoiceBank-DEMAND-16k", "test")}  # name -> (Hub id, split)
 
 
 @dataclass(frozen=True)
@@ -38,29 +42,41 @@ class TestSet:
     clips: Sequence[Clip]
     hub_id: str | None = None
 
+    def __post_init__(self):
+        names = Counter(clip.name for clip in self.clips)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(
+                f"{self.name}: {len(twice)} names stand for two recordings, such as {twice[0]}; rename one"
+            )
+
     @property
     def tasks(self) -> list[str]:
         """Tasks in the order they first appear."""
         return list(dict.fromkeys(clip.task for clip in self.clips))
 
-    @property
+    @cached_property
     def checksum(self) -> str:
-        """SHA-256 of names, tasks, rates and 16-bit samples of all clips: equal where the test sets are."""
+        """SHA-256 of names, tasks, rates and 16-bit samples of all clips: equal where the test sets are.
+
+        Raises:
+            OSError, ValueError: a recording cannot be read, or is no mono partner of the other.
+        """
         digest = hashlib.sha256()
         for clip in sorted(self.clips, key=lambda clip: clip.name):
+            *pair, rate = read_clip(clip, dtype="int16")
             digest.update(f"{clip.name} {clip.task}".encode())
-            for path in filter(None, (clip.noisy, clip.clean)):
-                samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
-                digest.update(f"{rate} {samples.shape}".encode() + samples.astype("<i2").tobytes())
+            for samples in pair:
+                if samples is not None:
+                    digest.update(f"{rate} ({len(samples)}, 1)".encode() + samples.astype("<i2").tobytes())
         return digest.hexdigest()[:16]
 
 
-def read_clip(clip: Clip) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """The noisy and clean recordings of a clip, float32 (sample,), and their rate; raises unless they are a pair."""
-    noisy, rate = read_mono(clip.noisy)
+def read_clip(clip: Clip, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The noisy and clean recordings of a clip, (sample,), and their rate; raises unless they are a pair."""
+    noisy, rate = read_mono(clip.noisy, dtype)
     if clip.clean is None:
         return noisy, None, rate
-    clean, clean_rate = read_mono(clip.clean)
+    clean, clean_rate = read_mono(clip.clean, dtype)
     if (len(noisy), rate) != (len(clean), clean_rate):
         raise ValueError(
             f"{clip.noisy} has {len(noisy)} samples at {rate} Hz and {clip.clean} {len(clean)} at {clean_rate} Hz; "
@@ -69,9 +85,14 @@ def read_clip(clip: Clip) -> tuple[np.ndarray, np.ndarray | None, int]:
     return noisy, clean, rate
 
 
-def read_mono(path: Path) -> tuple[np.ndarray, int]:
-    """A mono recording as float32 (sample,), and its rate."""
-    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def read_mono(path: Path, dtype: str = "float32") -> tuple[np.ndarray, int]:
+    """A mono recording (sample,), and its rate."""
+    try:
+        samples, rate = soundfile.read(path, dtype=dtype, always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path}: cannot be read as audio ({error.error_string}); replace or remove it") from error
+    if not len(samples):
+        raise ValueError(f"{path} holds no samples; replace or remove it")
     if samples.shape[1] != 1:
         raise ValueError(f"{path} has {samples.shape[1]} channels; a test set is mono: give each channel as a clip")
     return samples[:, 0], rate
@@ -81,17 +102,22 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
     """A test set by its path or name.
 
     Args:
-        source: a preset's name, a folder of pairs (`noisy/` and `clean/`, or names that say which they are;
+        source: a preset (see `PRESETS`), a folder of pairs (`noisy/` and `clean/`, or names that say which they are;
             sub-folders are tasks), a folder of recordings without a reference, or a data set (saved, or on the Hub)
-            with columns `noisy` and `clean`, or `audio` alone, and perhaps `task` and `id`.
+            with columns `noisy` and `clean`, or `audio` alone, and perhaps `task` and `id` or `name`.
         folder: where clips that are not files yet are written.
         split: of a data set on the Hub.
 
     Raises:
         FileNotFoundError, ValueError: nothing there, or not understood.
     """
-    if source in PRESETS:
-        source, split = PRESETS[source]
+    preset, rest = split_preset(source)
+    if isinstance(preset, SpeechPreset):
+        raise ValueError(f"{source} is clean speech; give a recipe that spoils it with --recipe")
+    if isinstance(preset, FolderPreset):
+        return TestSet(source.partition(":")[0], [Clip(*found) for found in preset.find(Path(rest))])
+    if isinstance(preset, DatasetPreset):
+        source, split = preset.hub_id, preset.split
     path = Path(source)
     if path.is_dir() and not (path / "dataset_info.json").exists():
         return folder_test_set(path)
@@ -138,8 +164,9 @@ def dataset_test_set(source: str, folder: Path, split: str) -> TestSet:
 
     def rows() -> Iterable[dict]:
         for index, row in enumerate(dataset):
-            (waveform, rate), name = recording(row[noisy]), str(row.get("id", f"{index:05d}"))
+            waveform, rate = recording(row[noisy])
             target = recording(row[clean])[0] if clean else None
+            name = str(row.get("id", row.get("name", f"{index:05d}"))).replace("/", "-")
             yield {"name": name, "task": row.get("task", "all"), "noisy": waveform, "clean": target, "rate": rate}
 
     test_set = write_test_set(folder, Path(source).name, rows(), {"source": source, "split": split})
@@ -159,7 +186,7 @@ def render_test_set(
     """Spoils clean speech by a training recipe, the same everywhere for the same arguments.
 
     Args:
-        speech: folder, manifest or data set of clean recordings (of a manifest, the rows of `split`).
+        speech: folder, manifest or data set of clean recordings (of a manifest, the rows of `split`), or a preset.
         recipe: YAML file, as for training; every task gets `clips_per_task` clips.
         folder: where `noisy/`, `clean/` and `clips.json` are written; kept when they hold the same test set already.
         seed: of everything that is drawn.
@@ -168,6 +195,11 @@ def render_test_set(
     """
     from training_dacse.pairs import corpus_pairs
 
+    preset, rest = split_preset(speech)
+    name, hub_id = Path(speech).stem, None
+    if isinstance(preset, SpeechPreset):
+        name, hub_id = speech.partition(":")[0], preset.hub_id
+        speech = write_manifest(folder / "speech.csv", preset.find(Path(rest)))
     pairs = corpus_pairs(
         speech, recipe, sampling_rate, hop_length=1, split=split, seed=seed, tasks_in_turn=True, **sources
     )
@@ -180,7 +212,16 @@ def render_test_set(
             yield {**pair, "name": name, "noisy": pair["noisy"][0], "clean": pair["clean"][0], "rate": sampling_rate}
 
     description = {"pairs": pairs.fingerprint, "clips": count, "seed": seed}
-    return write_test_set(folder, f"{Path(speech).stem}-{Path(recipe).stem}", rows(), description)
+    return replace(write_test_set(folder, f"{name}-{Path(recipe).stem}", rows(), description), hub_id=hub_id)
+
+
+def write_manifest(path: Path, recordings: Iterable[tuple[Path, float]]) -> str:
+    """Writes paths and seconds as `training_dacse.sources` reads them; returns the manifest's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(recording.resolve(), seconds) for recording, seconds in recordings]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "seconds"), *rows])
+    return str(path)
 
 
 def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: dict) -> TestSet:

@@ -5,10 +5,12 @@ Every worker computes on one CPU core, so that their number changes no value and
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +21,41 @@ from .metrics import load_metric
 from .systems import DacSe, Recordings, load_system
 from .testsets import SUBTYPE, Clip, read_clip, read_mono
 
-ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+# Of the workers: one core each, and no bars of transformers' within the benchmark's own progress.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "TQDM_DISABLE": "1",
+}
 
 
 def run_in_workers(
-    processes: int, start: Callable, setup: tuple, work: Callable, jobs: Iterable[tuple]
-) -> Iterator[dict]:
-    """Runs `work(*job)` per job in fresh processes that first run `start(*setup)`; yields results as they come."""
-    before = {name: os.environ.get(name) for name in ONE_CORE}
-    os.environ.update(ONE_CORE)  # read by the libraries as the new processes load them
+    processes: int, start: Callable, setup: tuple, work: Callable, jobs: Mapping[str, tuple]
+) -> Iterator[list[dict]]:
+    """Runs `work(*job)` per named job in fresh processes that first run `start(*setup)`; yields results as they come.
+
+    Raises:
+        OSError: a worker died.
+        Exception: what a job raised, with a note that names it; the jobs that wait are given up.
+    """
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)  # read by the libraries as the new processes load them
     try:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context) as pool:
-            futures = {pool.submit(started_work, start, setup, work, job): job for job in jobs}
+        with ProcessPoolExecutor(processes, context, initializer=die_at_ctrl_c) as pool:
+            names = {pool.submit(started_work, start, setup, work, job): name for name, job in jobs.items()}
             try:
-                for future in as_completed(futures):
+                for future in as_completed(names):
+                    if error := future.exception():
+                        error.add_note(f"while working on {names[future]}")
+                        raise error
                     yield future.result()
-            except BaseException as error:
-                error.add_note(f"while working on {futures[future][0]}")
+            except BrokenProcessPool as error:
+                raise OSError("a worker died, perhaps for lack of memory; try fewer processes") from error
+            finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
     finally:
         for name, value in before.items():
             if value is None:
@@ -50,11 +67,21 @@ def run_in_workers(
 loaded = {}  # what this worker process was started with
 
 
-def run_here(start: Callable, setup: tuple, work: Callable, jobs: Iterable[tuple]) -> Iterator[dict]:
+def run_here(start: Callable, setup: tuple, work: Callable, jobs: Mapping[str, tuple]) -> Iterator[list[dict]]:
     """The same in this process, for work whose memory nobody measures."""
     start(*setup)
-    for job in jobs:
-        yield work(*job)
+    for name, job in jobs.items():
+        try:
+            rows = work(*job)
+        except Exception as error:
+            error.add_note(f"while working on {name}")
+            raise
+        yield rows
+
+
+def die_at_ctrl_c() -> None:
+    """Leaves the word to the process that is asked to stop: a worker has nothing to say about it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def started_work(start: Callable, setup: tuple, work: Callable, job: tuple):

@@ -1,10 +1,16 @@
 """Reports: tables that say what the summary says, and plots."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import pytest
 from matplotlib.image import imread
 
-from evaluation_dacse.report import markdown, paper_table, score_table, write_report
+from evaluation_dacse.report import digest_table, markdown, paper_table, score_table, write_report
 from tests.tiny_run import write_run
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -37,16 +43,49 @@ def test_the_report_says_what_was_left_out_and_which_differences_are_sure(summar
     assert "Published figures" not in text
 
 
-def test_the_papers_table_lies_beside_its_own_test_set(summary):
-    summary["test_set"]["name"] = "hifitts2-test"
+def test_the_papers_figures_lie_beside_its_own_test_sets(summary):
+    summary["test_set"]["name"] = "hifitts-2-recipe_paper"
     assert "## Published figures (arXiv 2510.02187)" in markdown(summary)
-    rows = [cells(line) for line in paper_table(summary).splitlines()]
+    rows = [cells(line) for line in paper_table(summary, "hifitts-2").splitlines()]
     assert rows[0] == ["published", "PESQ ↑"] and ["DAC-SE1", "2.46"] in rows and len(rows) == 7
+    for row in summary["systems"].values():
+        row["overall"]["plcmos"] = row["overall"]["pesq"]
+    summary["metrics"] = {"plcmos": {"label": "PLCMOS", "higher_is_better": True}}
+    rows = [cells(line) for line in paper_table(summary, "plc-2022").splitlines()]
+    assert rows[0] == ["published", "PLCMOS ↑"] and rows[2:] == [["LLaSE-G1", "4.30"], ["DAC-SE1", "4.34"]]
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("evaluation", ROOT / "benchmarks" / "evaluation.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_the_readme_gets_its_table_from_a_run(summary, tmp_path):
+    write_report(tmp_path)
+    (tmp_path / "README.md").write_text("Before.\n\n<!-- evaluation -->\nstale\n<!-- /evaluation -->\n\nAfter.\n")
+    load_script().publish(tmp_path, tmp_path / "README.md", tmp_path / "docs")
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("Before.\n\n<!-- evaluation -->\n") and text.endswith("<!-- /evaluation -->\n\nAfter.\n")
+    assert "| system | PESQ ↑ | work per second ↓ |" in text and "| dacse | **2.65** | 0.20 |" in text
+    assert "stale" not in text and "4 clips" in text and "a computer; Python 3, torch 2" in text
+    for kept in ("README.md", "summary.json", "plots/tasks.png"):
+        assert (tmp_path / "docs" / kept).read_bytes() == (tmp_path / kept.replace("README", "report")).read_bytes()
+
+
+def test_the_readmes_table_is_the_one_of_the_published_run():
+    readme = (ROOT / "README.md").read_text()
+    assert readme.count("<!-- evaluation -->") == readme.count("<!-- /evaluation -->") == 1
+    published = ROOT / "docs" / "evaluation" / "summary.json"
+    if not published.exists():
+        pytest.skip("no run has been published yet: benchmarks/evaluation.py does it")
+    assert digest_table(json.loads(published.read_text())) in readme
 
 
 def test_plots_are_drawn_and_linked(summary, tmp_path):
     report = write_report(tmp_path)
-    plots = sorted((tmp_path / "plots").glob("*.png"))
+    plots = sorted((tmp_path / "plots").iterdir())
     assert [plot.stem for plot in plots] == ["spectrograms", "speed", "tasks"]
     for plot in plots:
         assert imread(plot).std() > 0.05  # something is drawn

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 from evaluation_dacse.alignment import align, spectral_gain
 from evaluation_dacse.systems import SYSTEMS, Codec, DacSe, load_system
@@ -133,6 +134,33 @@ def test_voicefixer_is_called_as_its_package_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "voicefixer", fake)
     output, rate = load_system("voicefixer")(np.ones((2, 4800), np.float32), 48000)
     assert (output.shape, rate) == ((2, 4410), 44100)
+
+
+def test_voicefixer_without_its_weights_says_so(monkeypatch):
+    def no_weights():
+        raise RuntimeError("Error 0: The checkpoint for analysis module (vf.ckpt) is not found")  # the package's own
+
+    monkeypatch.setitem(sys.modules, "voicefixer", SimpleNamespace(VoiceFixer=no_weights))
+    with pytest.raises(OSError, match="VoiceFixer has no weights: .*vf.ckpt"):
+        load_system("voicefixer")
+
+
+def test_resemble_enhance_is_called_as_its_package_is(monkeypatch):
+    loaded = []
+
+    def enhance(dwav, sr, device, nfe=32, solver="midpoint", lambd=0.5, tau=0.5, run_dir=None):
+        assert loaded == [(None, "cpu")] and dwav.dtype == torch.float32 and dwav.ndim == 1 and sr == 44100
+        return dwav / 2, sr
+
+    def load_enhancer(run_dir, device):
+        loaded.append((run_dir, device))
+
+    inference = SimpleNamespace(enhance=enhance, load_enhancer=load_enhancer)
+    for name in ("resemble_enhance", "resemble_enhance.enhancer"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "resemble_enhance.enhancer.inference", inference)
+    output, rate = load_system("resemble-enhance")(np.ones((2, 4800), np.float32), 48000)
+    assert (output.shape, rate) == ((2, 4410), 44100) and len(loaded) == 1
 
 
 def test_every_system_is_tried_here():
