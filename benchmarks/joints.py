@@ -98,6 +98,8 @@ def main() -> None:
         else:
             rows = simulate(enhance, recording, [item["window"] for item in items], args.simulate)
         joints = np.array([row.window.span.last for row in rows[:-1]]) * processor.hop_length
+        if not len(joints):
+            continue  # one window holds all of it
         for way, join in ways.items():
             click, level = measure(join(enhance, rows), joints, processor.sampling_rate)
             clicks[way] += click
