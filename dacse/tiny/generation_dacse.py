@@ -8,6 +8,8 @@ schedule is drawn up once, from the prompt, and the step only looks it up.
 import torch
 from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
+from .decoding_dacse import GridDecoder, can_decode
+
 
 def count_tokens(prompt_ids, config):
     """Counts each row's noisy codes, and the clean codes already begun.
@@ -216,3 +218,33 @@ class DacSeGenerationMixin(GenerationMixin):
             logits_processor=LogitsProcessorList([*logits_processor, grid]),
             **kwargs,
         )
+
+    def _sample(
+        self,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus=False,
+        streamer=None,
+        **kwargs,
+    ):
+        """Greedy decoding and sampling, by [`GridDecoder`] where it gives what the library's loop would."""
+        if (
+            synced_gpus
+            or streamer is not None
+            or not can_decode(self, input_ids, logits_processor, stopping_criteria, generation_config, kwargs)
+        ):
+            return super()._sample(
+                input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer, **kwargs
+            )
+        grid, *warpers = logits_processor
+        return GridDecoder(
+            self,
+            input_ids,
+            (grid.lowest, grid.stop),
+            count_tokens(input_ids, self.config),
+            warpers,
+            generation_config.do_sample,
+            generation_config.max_length - input_ids.shape[1],
+        ).run()

@@ -1,0 +1,222 @@
+"""A decoding loop that does only what the codebook grid asks for. Knows ids and a Llama's layers: no audio or file.
+
+`generate` prepares everything as for any model and comes here where it can ([`can_decode`]). Against the stock loop
+this one computes the logits of the codebook that is due and of no other, writes keys and values into buffers of their
+final size, and feeds forced ids together with the id before them. Where clean ids have come out as the noisy ones, it
+goes on from the noisy ones until the model disagrees: speculative decoding (Leviathan et al., arXiv 2211.17192) from a
+draft that costs nothing. A drafted id is kept only if it is the one the model itself picks, so neither the greedy ids
+nor the distribution of sampled ones depend on the draft.
+"""
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.generation import logits_process, stopping_criteria
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+# What works on the scores of one codebook as on the whole vocabulary with all others at -inf.
+WARPERS = (
+    logits_process.TemperatureLogitsWarper,
+    logits_process.TopKLogitsWarper,
+    logits_process.TopPLogitsWarper,
+    logits_process.MinPLogitsWarper,
+    logits_process.TypicalLogitsWarper,
+    logits_process.EpsilonLogitsWarper,
+    logits_process.EtaLogitsWarper,
+    logits_process.LogitNormalization,
+)
+STOPS = (stopping_criteria.MaxLengthCriteria, stopping_criteria.EosTokenCriteria)
+MODEL_ARGUMENTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+UNKNOWN = -1
+DRAFT_FRAMES = 4  # at most at a time; longer drafts hardly save passes
+DRAFT_SHARE = 0.8  # of a frame's ids that are the noisy ones, for drafts to begin
+GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that could be kept, for drafts to double, halve or end
+
+
+def can_decode(model, input_ids, processors, stops, generation_config, model_kwargs) -> bool:
+    """Whether the decoder gives what the stock loop would: greedy or sampled, from prompts padded as by the processor.
+
+    The stock loop keeps the rest: returned scores, processors and stops of the user, chosen caches, models in training
+    or spread over devices, attention implementations other than the default.
+    """
+    cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+    positions, is_real = model_kwargs.get("position_ids"), input_ids != model.config.pad_token_id
+    return (
+        all(type(processor) in WARPERS for processor in processors[1:])
+        and all(type(stop) in STOPS for stop in stops)
+        and model_kwargs.keys() <= MODEL_ARGUMENTS
+        and type(cache) is DynamicCache
+        and not getattr(cache, "_is_user_defined", False)
+        and model_kwargs["use_cache"]
+        and not generation_config.return_dict_in_generate
+        and not generation_config.is_assistant
+        and generation_config.prefill_chunk_size is None
+        and not model.training
+        and model.config._attn_implementation == "sdpa"
+        and model.config.rope_parameters["rope_type"] not in ("dynamic", "longrope")
+        and len(set(getattr(model, "hf_device_map", {"": 0}).values())) == 1
+        and bool((is_real if mask is None else is_real == mask).all())
+        and (positions is None or bool(((is_real.cumsum(-1) - 1 == positions) | ~is_real).all()))
+    )
+
+
+class GridDecoder:
+    """Decodes a batch of prompts, each row as far as its schedule goes.
+
+    All rows' clean parts begin at one column, `prompt_length`, begun or not, so that rows that go together are at one
+    codebook. `ids` holds `UNKNOWN` where the model is still to choose; what it says at a column decides on the next.
+    Columns before `fed` have their keys and values in the caches.
+
+    Args:
+        model (`DacSeForEnhancement`): Its own layers are called, adapters and all.
+        input_ids (`torch.LongTensor` of shape `(row, token)`): Checked prompts, left-padded.
+        schedule (pair of `torch.LongTensor` of shape `(row, new token)`): Of `draw_schedule`.
+        counts (pair of `torch.LongTensor` of shape `(row,)`): Of `count_tokens`.
+        warpers (`list[LogitsProcessor]`): Applied to the scores of a codebook before an id is drawn.
+        do_sample (`bool`): Draw ids, or take the likeliest.
+        max_new_tokens (`int`): After which every row ends, if it has not ended before.
+    """
+
+    def __init__(self, model, input_ids, schedule, counts, warpers, do_sample: bool, max_new_tokens: int):
+        config = model.config
+        self.model, self.config, self.warpers, self.do_sample = model, config, warpers, do_sample
+        (lowest, stop), (noisy, begun) = schedule, counts
+        self.new_tokens, longest_begun = min(lowest.shape[1] - 1, max_new_tokens), int(begun.max())
+        only = torch.where(stop - lowest == 1, lowest, UNKNOWN)[:, : self.new_tokens]
+        room = longest_begun + DRAFT_FRAMES * config.num_codebooks
+        ids = torch.cat([input_ids, only, only.new_full((len(only), room), config.pad_token_id)], dim=1)
+        # Rolled to the right by what is begun; then the columns on the left that are padding in every row are dropped.
+        ids = ids.gather(1, (torch.arange(ids.shape[1], device=ids.device) - begun[:, None]) % ids.shape[1])
+        padding = int((ids != config.pad_token_id).int().argmax(1).min())
+        self.ids, self.begun, self.prompt_length = ids[:, padding:], begun, input_ids.shape[1] - padding
+        self.last = self.prompt_length + self.new_tokens + longest_begun - 1
+        self.input_ids = input_ids
+        columns = torch.arange(self.ids.shape[1], device=ids.device)
+        self.is_free = self.ids == UNKNOWN
+        self.draft = self.ids.gather(1, (columns - 1 - noisy[:, None]).clamp(min=0))
+        is_real = (self.ids != config.pad_token_id) | (columns >= self.prompt_length)
+        self.is_real = None if bool(is_real.all()) else is_real
+        self.positions = (is_real.cumsum(-1) - 1).clamp(min=0)
+        shape = len(ids), config.num_key_value_heads, self.ids.shape[1], config.head_dim
+        self.caches = [
+            (lowest.new_zeros(shape, dtype=model.dtype), lowest.new_zeros(shape, dtype=model.dtype))
+            for _ in model.model.layers
+        ]
+        self.rotation = [part[0] for part in model.model.rotary_emb(self.caches[0][0], columns[None])]
+
+    @torch.no_grad()
+    def run(self) -> torch.LongTensor:
+        """Decodes everything: prompts and new ids, `(row, token)`."""
+        fed = 0
+        while bool((self.ids == UNKNOWN).any()):
+            fed = self._run_together(fed)
+            fed = self._run_apart(fed)
+        new = self.prompt_length + torch.arange(self.new_tokens, device=self.ids.device)
+        return torch.cat([self.input_ids, self.ids.gather(1, new + self.begun[:, None])], dim=1)
+
+    def _run_together(self, fed: int) -> int:
+        """Decodes one column after the other, in all rows at once, until a frame comes out as it went in."""
+        num_codebooks = self.config.num_codebooks
+        for column in (self.ids == UNKNOWN).any(0).nonzero()[:, 0].tolist():
+            hidden = self._feed(self.ids[:, fed:column], (slice(None), slice(fed, column)), column)[:, -1]
+            first = self._first_id(column)
+            picked = first + self._pick(self._score(hidden, first))
+            self.ids[:, column] = torch.where(self.ids[:, column] == UNKNOWN, picked, self.ids[:, column])
+            fed = column
+            if (column - self.prompt_length) % num_codebooks == num_codebooks - 1:
+                frame = slice(column - num_codebooks + 1, column + 1)
+                agrees = (self.ids == self.draft)[:, frame][self.is_free[:, frame]]
+                if float(agrees.float().mean()) > DRAFT_SHARE:
+                    break
+        return fed
+
+    def _run_apart(self, fed: int) -> int:
+        """Decodes from the draft, every row at its own pace, until it is worth it no more."""
+        rows = torch.arange(len(self.ids), device=self.ids.device)[:, None]
+        fed = self.begun.new_full((len(rows), 1), fed)
+        length = self.config.num_codebooks
+        while length >= self.config.num_codebooks and bool((is_open := (self.ids == UNKNOWN).any(1)).any()):
+            columns = fed + torch.arange(length + 1, device=fed.device)
+            known = self.ids[rows, columns]
+            guess = torch.where(known == UNKNOWN, self.draft[rows, columns], known)
+            hidden = self._feed(guess[:, :-1], (rows, columns[:, :-1]), int(fed.max()) + length)
+            first = self._first_id(columns[:, 1:, None])
+            ids = first + torch.arange(self.config.codebook_size, device=fed.device)
+            scores = self.model.lm_head(self.model.model.norm(hidden)).gather(2, ids)
+            picked = first[..., 0] + self._pick(scores.flatten(0, 1)).view(len(rows), -1)
+            picked = torch.where(known[:, 1:] == UNKNOWN, picked, known[:, 1:])
+            accepted = (picked == guess[:, 1:])[:, :-1].long().cumprod(1).sum(1, keepdim=True)
+            is_certain = torch.arange(length, device=fed.device) <= accepted
+            self.ids[rows, columns[:, 1:]] = torch.where(is_certain, picked, known[:, 1:])
+            fed = (fed + accepted + 1).clamp(max=self.last)
+            share = float((accepted[is_open] + 1).float().mean()) / length
+            if share > GROW_SHARE:
+                length = min(2 * length, DRAFT_FRAMES * self.config.num_codebooks)
+            elif share < SHRINK_SHARE:
+                length //= 2
+        return int(fed.min())
+
+    def _first_id(self, column):
+        """The first id of the codebook that is due at a column."""
+        codebook = (column - self.prompt_length) % self.config.num_codebooks
+        return self.config.first_code_id + codebook * self.config.codebook_size
+
+    def _score(self, hidden: torch.Tensor, first: int) -> torch.Tensor:
+        """Logits of one codebook, `(row, code)`."""
+        head, hidden = self.model.lm_head, self.model.model.norm(hidden)
+        codebook = slice(first, first + self.config.codebook_size)
+        if type(head) is nn.Linear:
+            return nn.functional.linear(hidden, head.weight[codebook])
+        return head(hidden)[:, codebook]
+
+    def _pick(self, scores: torch.Tensor) -> torch.LongTensor:
+        """Codes `(row,)` from scores `(row, code)`."""
+        scores = scores.float()
+        if not self.do_sample:
+            return scores.argmax(-1)
+        for warper in self.warpers:
+            scores = warper(None, scores)
+        return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
+
+    def _feed(self, ids: torch.LongTensor, place: tuple, stop: int) -> torch.Tensor:
+        """Runs the layers on some columns of every row.
+
+        Args:
+            ids (`torch.LongTensor` of shape `(row, token)`): What stands in these columns.
+            place (`tuple`): Indices of the columns in a tensor `(row, column)`.
+            stop (`int`): The column behind the last.
+
+        Returns:
+            Hidden states of shape `(row, token, hidden)`.
+        """
+        model, num_tokens = self.model.model, ids.shape[1]
+        cos, sin = (part[self.positions[place]] for part in self.rotation)
+        mask = self._mask(place, stop) if num_tokens > 1 or self.is_real is not None else None
+        hidden = model.embed_tokens(ids)
+        for layer, (keys, values) in zip(model.layers, self.caches, strict=True):
+            attention, normed = layer.self_attn, layer.input_layernorm(hidden)
+            query, key, value = (
+                project(normed).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            query, key = apply_rotary_pos_emb(query, key, cos, sin)
+            keys.transpose(1, 2)[place], values.transpose(1, 2)[place] = key.transpose(1, 2), value.transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(
+                query,
+                keys[:, :, :stop],
+                values[:, :, :stop],
+                attn_mask=mask,
+                enable_gqa=keys.shape[1] < query.shape[1],
+            )
+            hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return hidden
+
+    def _mask(self, place: tuple, stop: int) -> torch.BoolTensor:
+        """Which columns each token sees, `(row, 1, token, column)`: real ones up to its own."""
+        columns = torch.arange(stop, device=self.ids.device)
+        own = columns[None, place[1]] if isinstance(place[1], slice) else place[1]
+        own = own[:, None, :, None]
+        if self.is_real is None:
+            return columns <= own
+        return (columns <= own) & self.is_real[:, None, None, :stop] | (columns == own)
