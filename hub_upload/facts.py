@@ -52,6 +52,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What a checkpoint was to reach, set before it was trained, and what it reached."""
+
+    what: str
+    goal: str
+    reached: str
+    passed: bool
+
+
+@dataclass(frozen=True)
 class HeldOutLoss:
     """What an adapter does to the loss on one task, in nats per token."""
 
@@ -60,7 +70,13 @@ class HeldOutLoss:
     adapter: float
 
 
-PARTS = {"training_data": DataSource, "samples": Sample, "evaluations": Evaluation, "losses": HeldOutLoss}
+PARTS = {
+    "training_data": DataSource,
+    "samples": Sample,
+    "evaluations": Evaluation,
+    "goals": Goal,
+    "losses": HeldOutLoss,
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,7 @@ class Facts:
     limits: list[str] = field(default_factory=list)  # of this model, beside those of every model of its kind
     samples: list[Sample] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
     task: str | None = None  # of an adapter: what it was made for
     losses: list[HeldOutLoss] = field(default_factory=list)  # of an adapter
 

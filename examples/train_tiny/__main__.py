@@ -1,108 +1,115 @@
 """Trains the embedded model from a corpus of speech, noise and rooms, stage by stage; each goes on where it stopped.
 
-python examples/train_tiny --data CORPUS --output runs/tiny                 # all stages
-python examples/train_tiny --data CORPUS --output runs/tiny --stage codec   # then stage1, package, evaluate, card
+python examples/train_tiny --data CORPUS --output runs/tiny                        # all stages, on a CPU or one GPU
+python examples/train_tiny --data CORPUS --output runs/tiny --stage codec --seconds codec=600
+python examples/train_tiny --data CORPUS --output runs/tiny --slice-seconds 540    # exit status 75: run it again
+
+README.md beside this file says what the stages do and where everything lands.
 """
 
 import argparse
-import shutil
+import json
+import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
-from transformers import DacConfig
+from bars import evaluate
+from card import write_card
+from settings import HERE, Run, read_settings
+from stages import build_tokens, decode, package, train_adapters, train_codec, train_stage1, train_stage2
 
-from hub_upload.card import model_card
-from hub_upload.facts import Evaluation, Facts
-from hub_upload.stage import open_checkpoint, stage_evaluations
-from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from pipeline_dacse import AudioEnhancementPipeline
-from processing_dacse import DacSeProcessor
-from training_dacse.codec import CodecTrainer, CodecTrainingArguments
-from training_dacse.segments import CodecSegments
-from training_dacse.sources import find_clips
-
-HERE = Path(__file__).parent
-CLEAN_SPEECH = (
-    "kind == 'speech' and split == 'train' and bandwidth_hz >= 14000 and snr_db >= 28 and hf_dynamic_db >= 18"
-)
-CLEAN_TEST_SPEECH = "bandwidth_hz >= 14000 and snr_db >= 28"
-NOISE = "kind == 'noise' and split == 'train'"
+STAGES = {
+    "corpus": decode,
+    "codec": train_codec,
+    "tokens": build_tokens,
+    "stage1": train_stage1,
+    "stage2": train_stage2,
+    "package": package,
+    "adapters": train_adapters,
+    "evaluate": evaluate,
+    "card": write_card,
+}
+UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-def train_codec(data: str, output: Path) -> None:
-    """Waveforms -> `output/codec/codec`."""
-    settings = yaml.safe_load((HERE / "codec.yaml").read_text())
-    config = DacConfig(**settings["codec"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    trainer = CodecTrainer(config, CodecTrainingArguments(str(output / "codec"), **settings["training"]), device)
-    speech, noise = find_clips(data, CLEAN_SPEECH), find_clips(data, NOISE)
-    trainer.train(CodecSegments(speech, noise, config.sampling_rate, device))
+def budget(text: str) -> tuple[str, float]:
+    """
+    >>> budget("codec=600")
+    ('codec', 600.0)
+    """
+    stage, _, seconds = text.partition("=")
+    if stage not in ("codec", "stage1", "stage2", "adapters"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give codec=, stage1=, stage2= or adapters= and seconds")
+    return stage, float(seconds)
 
 
-def train_stage1(data: str, output: Path) -> None:
-    """Token cache, then the language model on the mixture of all tasks -> `output/stage1`."""
-    script = HERE.parent / "train_stage1.py"
-    options = {"--config": HERE / "stage1.yaml", "--data": data, "--codec": output / "codec/codec"}
-    options |= {"--output": output / "stage1"}
-    arguments = [str(part) for pair in options.items() for part in pair]
-    subprocess.run([sys.executable, script, *arguments], check=True, cwd=HERE.parents[1])
-
-
-def package(data: str, output: Path) -> None:
-    """One repository of model, codec and code -> `output/package`: half precision on disk, full when loaded."""
-    model = DacSeForEnhancement.from_pretrained(output / "stage1", dtype=torch.bfloat16)
-    processor = DacSeProcessor.from_codec(output / "codec/codec")
-    AudioEnhancementPipeline(model=model, processor=processor).save_pretrained(output / "package")
-    config = DacSeConfig.from_pretrained(output / "package")
-    config.dtype = "float32"
-    config.save_pretrained(output / "package")
-
-
-def evaluate(data: str, output: Path) -> None:
-    """The packaged model against its input and its codec, on held-out speech and on the example recordings."""
-    package, audio = output / "package", HERE.parent / "audio"
-    spoiled = [
-        "--recipe",
-        HERE.parent / "configs/recipe_tiny.yaml",
-        "--clips-per-task",
-        8,
-        "--where",
-        CLEAN_TEST_SPEECH,
-    ]
-    codec = ["--systems", f"noisy,codec:{package},dacse:{package}", "--metrics", "dnsmos,pesq,stoi"]
-    alone = ["--systems", f"noisy,dacse:{package}", "--metrics", "dnsmos"]
-    for name, options in (("test", ["-t", data, *spoiled, *codec]), ("examples", ["-t", audio, *alone])):
-        command = ["dacse", "evaluate", *options, "-o", output / "evaluation" / name, "-p", 2]
-        subprocess.run([str(part) for part in command], check=True)
-
-
-def write_card(data: str, output: Path) -> None:
-    """The card of `output/package`, from `card.yaml` and the evaluations."""
-    package = output / "package"
-    shutil.rmtree(package / "evaluation", ignore_errors=True)
-    runs = [Evaluation(str(output / "evaluation" / name), f"dacse:{package}") for name in ("test", "examples")]
-    facts = stage_evaluations(output, package, replace(Facts.read(HERE), evaluations=runs))
-    enhance = open_checkpoint(str(package))
-    (package / "README.md").write_text(model_card("dacse/tiny", enhance.model, enhance.processor, facts, package))
-
-
-STAGES = {"codec": train_codec, "stage1": train_stage1, "package": package, "evaluate": evaluate, "card": write_card}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train_tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.tsv")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--stage", choices=["all", *STAGES], default="all")
-    args = parser.parse_args()
-    for name, stage in STAGES.items():
-        if args.stage in ("all", name):
-            stage(str(args.data.resolve()), args.output.resolve())
+    parser.add_argument("--stage", nargs="+", choices=STAGES, help="some alone; else all that are not finished")
+    parser.add_argument(
+        "--settings", default="gpu" if torch.cuda.is_available() else "cpu", help="cpu, gpu or a folder"
+    )
+    parser.add_argument(
+        "--seconds",
+        nargs="+",
+        type=budget,
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="wall-clock budgets in place of those of the settings (stage2, adapters: of every part)",
+    )
+    parser.add_argument("--slice-seconds", type=float, help="stop after so long, with exit status 75 if work is left")
+    return parser.parse_args(argv)
+
+
+def run_slice(argv: list[str], seconds: float) -> int:
+    """Runs this program with `argv` for at most so long; what is lost is what came after the last checkpoint."""
+    process = subprocess.Popen([sys.executable, HERE, *argv, "--slice-seconds", "inf"], start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        print(f"{seconds:g} s are over; the same command goes on", flush=True)
+        return UNFINISHED
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its own processes too
+            process.wait()
+
+
+def run_stages(run: Run, chosen: list[str] | None) -> None:
+    """Runs chosen stages, or all from the first that was not finished with these settings."""
+    done_path = run.output / "finished.json"
+    done = json.loads(done_path.read_text()) if done_path.exists() else {}
+    stale = False
+    for name, work in STAGES.items():
+        settings = run.settings.get(name, {})
+        stale |= done.get(name) != settings
+        if name not in chosen if chosen else not stale:
+            continue
+        print(f"stage {name}", flush=True)
+        work(run)
+        done[name] = settings
+        done_path.write_text(json.dumps(done, indent=2) + "\n")
+
+
+def main() -> int:
+    argv = sys.argv[1:]
+    args = read_arguments(argv)
+    if args.slice_seconds not in (None, float("inf")):
+        return run_slice(argv, args.slice_seconds)
+    run = Run(args.data.resolve(), args.output.resolve(), read_settings(args.settings))
+    for stage, seconds in args.seconds:
+        run = run.with_budget(stage, seconds)
+    run.output.mkdir(parents=True, exist_ok=True)
+    run_stages(run, args.stage)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The card of the packaged model, from `card.yaml`, its evaluation and its bars. Knows no weights."""
+
+import json
+import shutil
+from dataclasses import replace
+
+from settings import HERE, Run
+from stages import NAME
+
+from hub_upload.card import model_card
+from hub_upload.facts import Evaluation, Facts, Goal
+from hub_upload.stage import open_checkpoint, stage_evaluations
+
+
+def write_card(run: Run) -> None:
+    """`evaluation` -> the README of `package`."""
+    shutil.rmtree(run.package / "evaluation", ignore_errors=True)
+    runs = [Evaluation(str(run.output / "evaluation" / name), f"dacse:{run.package}") for name in ("test", "examples")]
+    goals = [Goal(**goal) for goal in json.loads((run.output / "evaluation/bars.json").read_text())]
+    facts = replace(Facts.read(HERE), evaluations=runs, goals=goals)
+    facts = stage_evaluations(run.output, run.package, facts)
+    enhance = open_checkpoint(str(run.package))
+    (run.package / "README.md").write_text(model_card(NAME, enhance.model, enhance.processor, facts, run.package))

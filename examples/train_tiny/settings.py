@@ -1,0 +1,91 @@
+"""A run of the recipe: where it reads and writes, and the settings of its stages. Knows no stage."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import DacConfig
+
+from training_dacse.arguments import DataArguments
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+FILES = ("codec", "stage1", "stage2", "adapters")  # of a folder of settings
+OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run.
+
+    Args:
+        data: folder of recordings with a MANIFEST.tsv.
+        output: where everything is written.
+        settings: of each stage, by its name.
+    """
+
+    data: Path
+    output: Path
+    settings: dict[str, dict]
+
+    @property
+    def device(self) -> str:
+        """Where networks are trained."""
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def corpus(self) -> Path:
+        """The decoded recordings."""
+        return self.output / "corpus"
+
+    @property
+    def codec(self) -> Path:
+        """The trained codec, as it is packaged."""
+        return self.output / "audio_tokenizer"
+
+    @property
+    def package(self) -> Path:
+        """The repository that comes out."""
+        return self.output / "package"
+
+    def with_settings(self, stage: str, **changes) -> "Run":
+        """This run with some settings of a stage changed."""
+        return replace(self, settings=self.settings | {stage: self.settings[stage] | changes})
+
+    def with_budget(self, stage: str, seconds: float) -> "Run":
+        """This run with another wall-clock budget of a stage (of each sub-stage, or adapter)."""
+        if stage == "codec":
+            return self.with_settings("codec", training=self.settings["codec"]["training"] | {"max_seconds": seconds})
+        return self.with_settings(stage, max_seconds=seconds)
+
+    def options(self, stage: str) -> dict:
+        """Options of the training scripts for a stage of the language model; all stages share stage 1's clips."""
+        codec = DacConfig.from_pretrained(self.codec)
+        first = self.settings["stage1"]
+        frames = int(first["window_seconds"] * codec.sampling_rate / codec.hop_length)
+        shared = {item.name: first[item.name] for item in fields(DataArguments) if item.name in first}
+        context = 2 * frames * codec.n_codebooks + 3  # [bos] noisy [start_clean] clean [eos]
+        shared |= {
+            "data": str(self.corpus),
+            "recipe": str(ROOT / first["recipe"]),
+            "codec": str(self.codec),
+            "cache": str(self.output / "tokens"),
+            "output_dir": str(self.output / stage),
+            "model_overrides": f"{first['model_overrides']},max_position_embeddings={context}",
+            "window_frames": frames,
+        }
+        own = {key: value for key, value in self.settings[stage].items() if key not in {*OWN, "model_overrides"}}
+        return own | shared
+
+
+def read_settings(folder: str | Path) -> dict[str, dict]:
+    """Settings from `cpu`, `gpu` or a folder of one's own, and how the result is evaluated.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+    """
+    folder = HERE / folder if (HERE / folder).is_dir() else Path(folder)
+    settings = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in FILES}
+    own = folder / "evaluate.yaml"
+    return settings | {"evaluate": yaml.safe_load((own if own.exists() else HERE / "evaluate.yaml").read_text())}
