@@ -218,7 +218,7 @@ def retry(function: Callable, *args, **kwargs):
     for wait in RETRY_WAITS:
         try:
             return function(*args, **kwargs)
-        except HTTPError as error:
+        except (HTTPError, ConnectionError) as error:  # the latter from the Xet client
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise
         time.sleep(wait)
@@ -234,7 +234,7 @@ def clear_errors(doing: str) -> Iterator[None]:
         raise ConnectionError(f"{doing}: offline mode is on; unset HF_HUB_OFFLINE to publish") from error
     except HTTPError as error:
         raise explained(doing, error) from error
-    except RuntimeError as error:  # a large file: the answer of the Hub is the cause, or the Xet client gave up
+    except (RuntimeError, OSError) as error:  # a large file: the answer of the Hub is the cause, or Xet gave up
         if isinstance(error.__cause__, HTTPError):
             raise explained(doing, error.__cause__) from error
         raise ConnectionError(

@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 
 from modeling_dacse import DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
+from pipeline_dacse.companions_dacse import TOKEN_LAYOUT
 from processing_dacse import DacSeProcessor
 
 from .adapter import CONFIG_NAME, copy_adapter
@@ -21,16 +22,6 @@ from .evaluation import stage_evaluations
 from .facts import Facts, Sample
 
 SHARD_SIZE = "5GB"
-LAYOUT = (
-    "num_codebooks",
-    "codebook_size",
-    "first_code_id",
-    "bos_token_id",
-    "pad_token_id",
-    "eos_token_id",
-    "start_clean_token_id",
-    "unk_token_id",
-)
 
 
 def open_checkpoint(
@@ -68,7 +59,7 @@ def refuse_pickled_weights(source: str) -> None:
 
 def find_processor(source: str, codec: str | None, model: DacSeForEnhancement) -> DacSeProcessor:
     if codec is not None:
-        return DacSeProcessor.from_codec(codec, **{name: getattr(model.config, name) for name in LAYOUT})
+        return DacSeProcessor.from_codec(codec, **{name: getattr(model.config, name) for name in TOKEN_LAYOUT})
     if cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False) is None:
         raise ValueError(
             f"{source} holds neither processor nor codec; "

@@ -21,11 +21,18 @@ else:
 
 import gradio as gr
 from comparison import DNSMOS_SECONDS, Comparison, score
-from offer import Settings, adapters_beside, check_recording, load_pipelines, read_recording
+from offer import (
+    BASE_MODEL,
+    Choices,
+    Settings,
+    adapters_beside,
+    check_recording,
+    load_pipelines,
+    read_recording,
+)
 
 HERE = Path(__file__).parent
 EXAMPLES = {path.stem.replace("_", " "): path for path in sorted((HERE / "examples").glob("*.flac"))}
-BASE_MODEL = "none"
 GPU_SECONDS = 120  # ZeroGPU's reservation for one recording
 WAITING_PLACES = 20
 KEPT_SECONDS = 3600
@@ -82,35 +89,27 @@ class Space:
         batch_size = 8 if pipe.device.type == "cuda" else 1  # a CPU gains little from batches and would answer later
         yield from pipe.stream(path, batch_size=batch_size, return_confidence=True, **parameters)
 
-    def compare(
-        self,
-        path: str | None,
-        model: str,
-        adapter: str,
-        strength: float,
-        do_sample: bool,
-        temperature: float,
-        seed: int,
-    ) -> Iterator[Comparison]:
-        """Enhances one recording; yields the same comparison whenever there is more of it.
+    def compare(self, path: str | None, *choices: Any) -> Iterator[Comparison]:
+        """Enhances one recording by `Choices`; yields the same comparison whenever there is more of it.
 
         Raises:
             ValueError, OSError: the recording or a choice cannot be taken; the message is for the visitor.
         """
+        choices = Choices(*choices)
         check_recording(path, self.settings)
-        if adapter not in [BASE_MODEL, *self.adapters[model]]:
-            raise ValueError(f"{model} has no specialist {adapter!r}; choose one of {self.adapters[model]} or none.")
+        adapters = self.adapters[choices.model]
+        if choices.adapter not in [BASE_MODEL, *adapters]:
+            raise ValueError(
+                f"{choices.model} has no specialist {choices.adapter!r}; choose one of {adapters} or none."
+            )
         recording, rate_in = read_recording(path)
-        processor = self.pipelines[model].processor
+        processor = self.pipelines[choices.model].processor
         folder = Path(tempfile.mkdtemp(dir=self.results))
         _remove_later(folder)
         name, rate, frame_rate = Path(path).name, processor.sampling_rate, processor.frame_rate
         comparison = Comparison(folder, name, recording, rate_in, rate, frame_rate)
         yield comparison
-        parameters = {"strength": strength, "adapter": None if adapter == BASE_MODEL else adapter}
-        if do_sample:
-            parameters |= {"do_sample": True, "temperature": temperature, "seed": int(seed)}
-        for piece in self.stream(model, path, parameters):
+        for piece in self.stream(choices.model, path, choices.parameters()):
             comparison.add(piece["audio"], piece["confidence"])
             yield comparison
         comparison.finish()
@@ -309,7 +308,7 @@ def launch_options(settings: Settings, results: Path) -> dict[str, Any]:
     return {
         "theme": THEME,
         "css_paths": HERE / "style.css",
-        "max_file_size": settings.max_megabytes * 1_000_000,
+        "max_file_size": round(settings.max_megabytes * 1_000_000),
         "allowed_paths": [str(results), str(HERE / "examples")],
         "footer_links": ["api"],
         "ssr_mode": False,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -18,6 +18,7 @@ from transformers import pipeline
 
 SILENCE = 2**-15  # a peak below one step of 16 bits
 MAX_CHANNELS = 2  # what a browser plays without mixing
+BASE_MODEL = "none"  # the choice of no adapter
 READABLE = "WAV, FLAC, OGG, Opus or MP3"
 
 
@@ -37,7 +38,7 @@ class Settings:
     adapters: tuple[str, ...] = ()
     trust_remote_code: bool = False
     max_minutes: float = 10
-    max_megabytes: int = 200
+    max_megabytes: float = 200
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -54,19 +55,52 @@ class Settings:
             models=_names(environment.get("DACSE_MODELS", "")),
             adapters=_names(environment.get("DACSE_ADAPTERS", "")),
             trust_remote_code=trust == "1",
-            max_minutes=float(environment.get("DACSE_MAX_MINUTES", cls.max_minutes)),
-            max_megabytes=int(environment.get("DACSE_MAX_MEGABYTES", cls.max_megabytes)),
+            max_minutes=_number(environment, "DACSE_MAX_MINUTES", cls.max_minutes),
+            max_megabytes=_number(environment, "DACSE_MAX_MEGABYTES", cls.max_megabytes),
         )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    given = environment.get(name, default)
+    try:
+        number = float(given)
+    except ValueError:
+        number = 0
+    if not number > 0:
+        raise ValueError(f"{name} is {given!r}; give a number above 0")
+    return number
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+class Choices(NamedTuple):
+    """What a visitor chooses, in the order of the page."""
+
+    model: str
+    adapter: str
+    strength: float
+    do_sample: bool
+    temperature: float
+    seed: int
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the pipeline's call."""
+        parameters = {"strength": self.strength, "adapter": None if self.adapter == BASE_MODEL else self.adapter}
+        sampling = {"do_sample": True, "temperature": self.temperature, "seed": int(self.seed)}
+        return parameters | sampling if self.do_sample else parameters
+
+
 def load_pipelines(settings: Settings) -> dict[str, Any]:
     """The pipeline of every model, by its name on the page."""
     if importlib.util.find_spec("dacse"):
         importlib.import_module("dacse")  # registers the task; without it the repository's own code has to be trusted
+    elif not settings.models:
+        raise ValueError(
+            "no model is given; set DACSE_MODELS to the Hub id of one and DACSE_TRUST_REMOTE_CODE to 1, "
+            "or name dacse, which has one inside, in requirements.txt"
+        )
     if not settings.models:
         return {"built-in": pipeline("audio-enhancement")}
     options = {"trust_remote_code": settings.trust_remote_code}
@@ -86,7 +120,7 @@ def check_recording(path: str | None, settings: Settings) -> None:
         raise ValueError("There is no recording yet. Upload one, record one, or pick an example.")
     name, size = Path(path).name, Path(path).stat().st_size
     if size > settings.max_megabytes * 1e6:
-        raise ValueError(f"{name} has {size / 1e6:.0f} MB; this demo takes up to {settings.max_megabytes} MB.")
+        raise ValueError(f"{name} has {size / 1e6:.0f} MB; this demo takes up to {settings.max_megabytes:g} MB.")
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError:

@@ -65,16 +65,19 @@ sys.meta_path.insert(0, NoRooms)
     + RUN_CARDS
     + """
 from huggingface_hub import hf_hub_download
-from transformers import AutoModel
+from transformers import AutoModel, pipeline
 
 found = {}
-model, branch = sys.argv[2:]
+model, *revisions = sys.argv[2:]
 card = Path(hf_hub_download(model, "README.md")).read_text()
 found["blocks"] = run_python(card, trusting)
-old = AutoModel.from_pretrained(model, trust_remote_code=True, revision=branch)
-new = AutoModel.from_pretrained(model, trust_remote_code=True)
-found["norms"] = [float(one.model.norm.weight[0]) for one in (old, new)]
-found["class"] = type(new).__module__
+found["norms"] = []
+for revision in revisions:
+    loaded = AutoModel.from_pretrained(model, trust_remote_code=True, revision=revision, code_revision=revision)
+    found["norms"].append(float(loaded.model.norm.weight[0]))
+enhance = pipeline("audio-enhancement", model=model, trust_remote_code=True, revision=revisions[-1])
+found["norms"].append(float(enhance.model.model.norm.weight[0]))
+found["class"] = type(loaded).__module__
 for name, options in {"missing": {"trust_remote_code": True, "revision": "v9"}, "untrusted": {}}.items():
     try:
         AutoModel.from_pretrained(model, **options)
@@ -210,7 +213,9 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stranger(hub, workplace, home):
     """What somebody without the package sees, who has no token either; fills the cache in `home`."""
-    arguments = ["-P", "-c", STRANGER, Path(hub_upload.fresh_process.__file__).parent, MODEL, "experiment"]
+    repository = hub.repositories["model", MODEL]
+    revisions = ["main", "experiment", repository.refs["experiment"], list(repository.commits)[1]]  # names and shas
+    arguments = ["-P", "-c", STRANGER, Path(hub_upload.fresh_process.__file__).parent, MODEL, *revisions]
     return json.loads(run(arguments, workplace, **hub.environment(home, token=""))) | {
         "audio": soundfile.read(workplace / "enhanced.wav")[0]
     }
@@ -260,8 +265,8 @@ def test_a_stranger_runs_the_snippets_of_the_card_without_the_package(stranger, 
     np.testing.assert_allclose(last_snippet, expected(workplace), atol=2**-15)
 
 
-def test_a_pinned_revision_is_the_one_that_is_loaded(stranger):
-    assert stranger["norms"] == [0.5, 1.0]
+def test_a_pinned_revision_or_commit_is_the_one_that_is_loaded(stranger):
+    assert stranger["norms"] == [1.0, 0.5, 0.5, 1.0, 1.0]  # the last by the pipeline
 
 
 def test_a_missing_revision_and_untrusted_code_are_clear_errors(stranger):

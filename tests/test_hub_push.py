@@ -3,11 +3,13 @@
 import io
 import logging
 import pickle
+import random
 import zipfile
 
 import huggingface_hub.constants
 import pytest
 
+import tests.loopback_xet  # noqa: F401  (its routes)
 from hub_upload import push as room
 from hub_upload.push import ADAPTER, MODEL, SPACE, push
 from tests.loopback_hub import READ_TOKEN, TOKEN, LoopbackHub
@@ -213,6 +215,36 @@ def test_a_file_that_was_uploaded_before_the_failure_is_not_uploaded_again(hub):
     hub.requests.clear()
     push("user/model", MODEL, writes(README=CARD, weights=b"w"))
     assert not [path for method, path in hub.requests if method == "PUT"]
+
+
+@pytest.fixture
+def xet(hub, monkeypatch):
+    """The Hub with the storage that `hf_xet`, the real one, uploads to."""
+    pytest.importorskip("hf_xet", reason="huggingface_hub brings it on most machines")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    return hub
+
+
+def test_large_files_go_through_xet_where_the_client_has_it(xet):
+    weights = random.Random(0).randbytes(5000)
+    for _ in range(2):
+        push("user/model", MODEL, writes(README=CARD, weights=weights))
+    assert xet.files("user/model")[WEIGHTS] == weights
+    assert xet.log("user/model") == ["initial commit", "Publish with dacse"]
+    paths = [path for _, path in xet.requests]
+    assert sum(path.startswith("/v1/xorbs/") for path in paths) == 1 and "/v1/shards" in paths
+    assert not [path for path in paths if "/_large/" in path]
+
+
+@pytest.mark.parametrize("step", [("GET", "/xet-write-token/"), ("POST", "/v1/xorbs/")])
+def test_an_upload_through_xet_that_breaks_off_publishes_nothing_and_says_so(xet, step):
+    xet.fail(*step, status=404, times=100)  # 5xx is tried again by `hf_xet` itself, for minutes
+    with pytest.raises(ConnectionError, match="publishing user/model: the upload broke off .*; nothing was published"):
+        push("user/model", MODEL, writes(README=CARD, weights=random.Random(1).randbytes(5000)))
+    assert xet.state() == {}
+    xet.faults.clear()
+    push("user/model", MODEL, writes(README=CARD, weights=random.Random(1).randbytes(5000)))
+    assert WEIGHTS in xet.files("user/model")
 
 
 def test_a_full_quota_is_an_error_that_names_it_and_nothing_is_published(hub):

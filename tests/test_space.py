@@ -3,8 +3,10 @@
 # ruff: noqa: E402 - gradio may be absent, and the flat imports need the path that space_stand_in sets
 
 import doctest
+import re
 import subprocess
 import sys
+import tomllib
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,6 +215,14 @@ def test_the_header_names_the_tested_gradio_and_files_that_exist():
     assert len(app.EXAMPLES) == 3
     for path in app.EXAMPLES.values():
         offer.check_recording(str(path), offer.Settings())
+
+
+def test_the_space_requires_the_versions_that_the_package_does():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = {re.split("[>=]", line)[0]: line for line in project["dependencies"]}
+    lines = (ROOT / "spaces_app" / "requirements.txt").read_text().splitlines()
+    shared = [line for line in lines if re.split("[>=]", line)[0] in ours]
+    assert len(shared) == 7 and [line for line in shared if line not in ours.values()] == []
 
 
 def test_dacse_app_starts_the_space_with_its_settings(monkeypatch):
