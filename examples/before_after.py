@@ -23,9 +23,8 @@ def draw(axis, waveform: np.ndarray, sampling_rate: int, title: str, highest_hz:
     """One spectrogram of a mono waveform, (sample,)."""
     length = round(0.025 * sampling_rate)
     waveform = waveform + 1e-6 * np.random.default_rng(0).standard_normal(len(waveform))  # no log of zero
-    axis.specgram(
-        waveform, length, sampling_rate, noverlap=length * 3 // 4, vmin=FLOOR_DB, vmax=FULL_SCALE_DB, cmap="magma"
-    )
+    grid = {"NFFT": length, "Fs": sampling_rate, "noverlap": length * 3 // 4}
+    axis.specgram(waveform, **grid, vmin=FLOOR_DB, vmax=FULL_SCALE_DB, cmap="magma")
     axis.set(title=title, ylim=(0, highest_hz), xlabel="seconds")
 
 
@@ -43,8 +42,8 @@ def main() -> None:
         enhanced = enhance(str(path))
         highest_hz = enhanced["sampling_rate"] / 4
         draw(before, noisy.mean(1), rate, path.stem, highest_hz)
-        draw(after, enhanced["audio"].reshape(-1, enhanced["audio"].shape[-1]).mean(0), enhanced["sampling_rate"],
-             "enhanced", highest_hz)  # fmt: skip
+        mono = np.atleast_2d(enhanced["audio"]).mean(0)
+        draw(after, mono, enhanced["sampling_rate"], "enhanced", highest_hz)
     axes[0, 0].set_ylabel("Hz")
     axes[1, 0].set_ylabel("Hz")
     figure.tight_layout()

@@ -2,12 +2,18 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from matplotlib.image import imread
 
 from evaluation_dacse.report import digest_table, markdown, paper_table, score_table, write_report
+from tests.tiny import tiny_pipeline
 from tests.tiny_run import write_run
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +87,23 @@ def test_the_readmes_table_is_the_one_of_the_published_run():
     if not published.exists():
         pytest.skip("no run has been published yet: benchmarks/evaluation.py does it")
     assert digest_table(json.loads(published.read_text())) in readme
+
+
+def test_the_example_draws_before_and_after(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    for name, channels in (("mono.wav", 1), ("stereo.wav", 2)):
+        soundfile.write(tmp_path / name, 0.1 * np.random.default_rng(0).standard_normal((4000, channels)), 8000)
+    command = [
+        sys.executable,
+        "-W",
+        "error:::__main__",
+        ROOT / "examples" / "before_after.py",
+        "mono.wav",
+        "stereo.wav",
+    ]
+    command += ["--model", "model", "--output", "drawn/picture.png"]
+    subprocess.run(command, cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert imread(tmp_path / "drawn" / "picture.png").std() > 0.05
 
 
 def test_plots_are_drawn_and_linked(summary, tmp_path):
