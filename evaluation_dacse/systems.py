@@ -14,6 +14,8 @@ import numpy as np
 import soundfile
 import soxr
 
+DITHER = 1e-5  # -100 dB: noisereduce divides by the level, and digital silence would come back as NaN
+
 
 class System(Protocol):
     """An enhancer."""
@@ -167,7 +169,11 @@ def noisereduce(device: str) -> PerChannel:
     """Spectral gating, non-stationary: the settings the package starts with."""
     from noisereduce import reduce_noise
 
-    return PerChannel(lambda waveform, rate: reduce_noise(y=waveform, sr=rate).astype(np.float32), None)
+    def enhance(waveform: np.ndarray, rate: int) -> np.ndarray:
+        dither = DITHER * np.random.default_rng(0).standard_normal(len(waveform))
+        return reduce_noise(y=waveform + dither, sr=rate).astype(np.float32)
+
+    return PerChannel(enhance, None)
 
 
 def webrtc(device: str) -> PerChannel:

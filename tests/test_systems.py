@@ -58,6 +58,15 @@ def test_rivals_are_in_time_with_their_input_once_aligned(name):
     assert align(aligned, RATE, noisy, clean, RATE)[1] == 0
 
 
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_survive_digital_silence(name):
+    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    gaps = voice(0, 0.5, RATE) * (np.arange(RATE // 2) % 8000 > 4000)  # as lost packets leave them
+    for waveform in (gaps, np.zeros_like(gaps)):
+        output, _ = load_system(name)(waveform[None].astype(np.float32), RATE)
+        assert np.isfinite(output).all()
+
+
 def test_noisy_and_clean_are_handed_through():
     clean, _ = speech_in_noise(0.1)
     for name in ("noisy", "clean"):
