@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,13 @@ from typer.testing import CliRunner
 
 from dacse.cli import app
 from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize
-from evaluation_dacse.metrics import load_metric
+from evaluation_dacse.metrics import OFFLINE_METRICS, load_metric
 from evaluation_dacse.statistics import interval
-from evaluation_dacse.testsets import open_test_set, read_mono, render_test_set
+from evaluation_dacse.testsets import TestSet, open_test_set, read_mono, render_test_set
+from evaluation_dacse.workers import run_in_workers
 from tests.tiny_corpus import RATE, voice, write_corpus
 
+ROOT = Path(__file__).parents[1]
 RECIPE = """
 clip_seconds: [0.5, 0.5]
 tasks:
@@ -98,11 +103,79 @@ def test_the_summary_is_the_table_condensed(run):
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
-def test_two_processes_and_another_order_give_the_same_numbers(corpus, run, tmp_path):
-    folder, test_set, summary = run
-    shuffled = type(test_set)(test_set.name, list(test_set.clips)[::-1])
-    again = run_benchmark(shuffled, ["noisy"], tmp_path, METRICS, processes=2)
-    assert again["systems"]["noisy"]["overall"] == summary["systems"]["noisy"]["overall"]
+def test_two_processes_and_another_order_give_the_same_numbers_by_every_metric(run, tmp_path):
+    _, test_set, _ = run
+    shuffled = TestSet(test_set.name, list(test_set.clips)[::-1])
+    alone, together = (
+        run_benchmark(clips, ["noisy"], tmp_path / str(processes), OFFLINE_METRICS, processes=processes)
+        for processes, clips in ((1, test_set), (2, shuffled))
+    )
+    scores = together["systems"]["noisy"]["overall"]
+    assert len(scores) == 11 and all(scores[name]["count"] == 4 for name in ("dnsmos_ovrl", "plcmos", "lsd"))
+    for name, expected in alone["systems"]["noisy"]["overall"].items():
+        values = {key: value for key, value in scores[name].items() if key != "difference"}
+        # the last digits of numpy's sums change with the address of what they sum over
+        assert values == pytest.approx({key: expected[key] for key in values}, rel=1e-9), name
+
+
+def test_ctrl_c_stops_at_once_and_the_run_goes_on(corpus, tmp_path):
+    def command(folder):
+        options = ["--recipe", corpus / "recipe.yaml", "--split", "valid", "--clips-per-task", "20", "-m", "si_sdr"]
+        options += ["-s", "noisy,noisereduce", "-o", folder]
+        return [str(part) for part in (sys.executable, "-m", "dacse", "evaluate", "-t", corpus, *options)]
+
+    # A test run in the background of a shell ignores the signal, and a child would inherit that.
+    as_usual = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with (tmp_path / "stderr").open("w") as stderr:
+        process = subprocess.Popen(
+            command(tmp_path / "run"), cwd=ROOT, stderr=stderr, start_new_session=True, preexec_fn=as_usual
+        )
+        deadline = time.monotonic() + 120
+        while len(read_lines(tmp_path / "run" / "timing.jsonl")) < 42:  # the worker of the second system is at work
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the worker, too
+        assert process.wait(timeout=30) != 0
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    for folder in ("run", "uninterrupted"):
+        subprocess.run(command(tmp_path / folder), cwd=ROOT, check=True, capture_output=True)
+    resumed, whole = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "uninterrupted"))
+    assert len(read_lines(tmp_path / "run" / "timing.jsonl")) == 80  # none was enhanced twice
+    for system in ("noisy", "noisereduce"):
+        assert resumed["systems"][system]["overall"] == whole["systems"][system]["overall"]
+
+
+def test_a_broken_file_or_pair_is_named_before_any_work(tmp_path):
+    for side in ("noisy", "clean"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+        for name in ("a.wav", "b.wav"):
+            soundfile.write(tmp_path / "pairs" / side / name, voice(0), RATE)
+    broken = tmp_path / "pairs" / "noisy" / "b.wav"
+    command = ["evaluate", "-t", str(tmp_path / "pairs"), "-s", "noisy", "-o", str(tmp_path / "run")]
+    for content, message in ((b"RIFF", "cannot be read as audio"), (None, "the same length and rate")):
+        if content:
+            broken.write_bytes(content)
+        else:
+            soundfile.write(broken, voice(0)[:-1], RATE)
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1 and done.stderr.startswith(f"error: {broken}") and message in done.stderr
+    assert not (tmp_path / "run" / "audio").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(corpus, tmp_path):
+    (tmp_path / "file").touch()
+    options = ["--recipe", str(corpus / "recipe.yaml"), "--split", "valid", "-s", "noisy"]
+    done = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), *options, "-o", str(tmp_path / "file" / "run")])
+    assert done.exit_code == 1 and str(tmp_path / "file") in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_worker_that_fails_or_dies_is_an_error_that_names_its_clip():
+    with pytest.raises(ValueError, match="base") as caught:
+        list(run_in_workers(1, print, (), int, {"the third clip": ("3", 1)}))
+    assert caught.value.__notes__ == ["while working on the third clip"]
+    with pytest.raises(OSError, match="a worker died, perhaps for lack of memory"):
+        list(run_in_workers(1, print, (), os._exit, {"a clip": (1,)}))
 
 
 def test_a_run_goes_on_where_it_was(run):
@@ -150,13 +223,79 @@ def test_folders_of_pairs_and_of_recordings(tmp_path):
         open_test_set(str(tmp_path / "nowhere"), tmp_path)
 
 
+def test_clips_of_one_name_are_refused(tmp_path):
+    for name in ("a/b.wav", "a-b.wav"):
+        (tmp_path / "wild" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "wild" / name, voice(0), RATE)
+    with pytest.raises(ValueError, match="1 names stand for two recordings, such as a-b"):
+        open_test_set(str(tmp_path / "wild"), tmp_path)
+
+
+LAYOUTS = {  # what the archive of a public test set holds -> its clips as (name, task, paired)
+    "ears-wham-v2": (
+        ["test/noisy/p102/00000_1.3dB.wav", "test/clean/p102/00000.wav", "train/noisy/p001/00000_2.0dB.wav"],
+        [("00000", "all", True)],
+    ),
+    "dns5-blind": (
+        ["Track1_Headset/noisy/a.wav", "Track1_Headset/enrol/a.wav", "Track2_Speakerphone/noisy/a.wav"],
+        [("Track1_Headset-a", "Track1_Headset", False), ("Track2_Speakerphone-a", "Track2_Speakerphone", False)],
+    ),
+    "plc-2022": (["blind/lossy_signals/7.wav", "X_CleanReference/7.wav"], [("7", "all", True)]),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_public_test_sets_are_read_as_their_authors_lay_them_out(name, tmp_path):
+    files, clips = LAYOUTS[name]
+    for file in files:
+        (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / name / file, voice(0), RATE)
+    test_set = open_test_set(f"{name}:{tmp_path / name}", tmp_path)
+    assert [(clip.name, clip.task, clip.clean is not None) for clip in test_set.clips] == clips
+    assert test_set.name == name and test_set.checksum
+    with pytest.raises(ValueError, match=f"get it from github.com/.* and give {name}:FOLDER"):
+        open_test_set(name, tmp_path)
+    with pytest.raises(FileNotFoundError, match="get the test set from"):
+        open_test_set(f"{name}:{tmp_path / 'nowhere'}", tmp_path)
+
+
+def test_a_recording_without_its_reference_is_named(tmp_path):
+    for file in ("lossy_signals/1.wav", "lossy_signals/2.wav", "X_CleanReference/1.wav"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / file, voice(0), RATE)
+    with pytest.raises(FileNotFoundError, match="2.wav: its reference '2' is not among"):
+        open_test_set(f"plc-2022:{tmp_path}", tmp_path)
+
+
+def test_hifitts_2_is_spoiled_by_a_recipe_after_its_own_list_of_test_speech(corpus, tmp_path):
+    rows = []
+    for number, subset in enumerate(("train", "test_seen", "test_unseen")):
+        rows.append({"audio_filepath": f"{number}/a{number}.flac", "duration": 1.0, "set": subset, "text": "hello"})
+        path = tmp_path / "corpus" / "audio_44khz" / rows[-1]["audio_filepath"]
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, voice(number, 1.0), RATE)
+    listing = tmp_path / "corpus" / "manifest_filtered_44khz.json"
+    listing.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = f"hifitts-2:{tmp_path / 'corpus'}"
+    test_set = render_test_set(source, corpus / "recipe.yaml", tmp_path / "run", 1, sampling_rate=RATE)
+    assert (test_set.name, test_set.hub_id) == ("hifitts-2-recipe", "nvidia/hifitts-2")
+    assert [clip.task for clip in test_set.clips] == ["white_noise", "packet_loss"]
+    chosen = (tmp_path / "run" / "speech.csv").read_text().splitlines()[1:]
+    assert [Path(line.split(",")[0]).stem for line in chosen] == ["a1", "a2"]
+    with pytest.raises(ValueError, match="give a recipe"):
+        open_test_set(source, tmp_path)
+    listing.unlink()
+    with pytest.raises(FileNotFoundError, match="get the corpus from huggingface.co/datasets/nvidia/hifitts-2"):
+        render_test_set(source, corpus / "recipe.yaml", tmp_path / "other")
+
+
 def test_data_sets(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(0), RATE)
     content = (tmp_path / "a.wav").read_bytes()
     audio = {"bytes": content, "path": None}
-    Dataset.from_list([{"id": "p1", "noisy": audio, "clean": audio, "task": "hum"}]).save_to_disk(tmp_path / "pairs")
+    Dataset.from_list([{"id": "a/p1", "noisy": audio, "clean": audio, "task": "hum"}]).save_to_disk(tmp_path / "pairs")
     pairs = open_test_set(str(tmp_path / "pairs"), tmp_path / "clips")
-    assert [(clip.name, clip.task) for clip in pairs.clips] == [("p1", "hum")]
+    assert [(clip.name, clip.task) for clip in pairs.clips] == [("a-p1", "hum")]
     np.testing.assert_allclose(read_mono(pairs.clips[0].clean)[0], voice(0), atol=2**-15)
     Dataset.from_list([{"speech": audio}]).save_to_disk(tmp_path / "odd")
     with pytest.raises(ValueError, match="needs noisy and clean, or audio"):
@@ -229,12 +368,11 @@ def test_the_robustness_example_makes_every_slice(tmp_path):
     (corpus / "MANIFEST.tsv").write_text("\n".join("\t".join(row).replace("valid", "test") for row in rows) + "\n")
     for path in list(corpus.rglob("*valid*")):
         path.rename(path.with_name(path.name.replace("valid", "test")))
-    root = Path(__file__).parents[1]
-    example = root / "examples" / "evaluate_robustness.py"
+    example = ROOT / "examples" / "evaluate_robustness.py"
     options = ["-o", tmp_path / "run", "--systems", "noisy", "--clips", "1", "--metrics", "stoi"]
     options += ["--music", corpus / "noise"]
     command = [sys.executable, example, corpus, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     slices = {"english", "other_languages", "second_speaker", "music", "unseen_combination", "over_30_s"}
     assert {line[3:].split(" (")[0] for line in done.stdout.splitlines() if "(1 clips)" in line} == slices
