@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed import HashStore
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec, tiny_model
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
@@ -154,6 +159,24 @@ def test_clips_are_enhanced_and_logged_at_every_evaluation(tmp_path):
     assert [event.step for event in events.Audio("clip/enhanced")] == [1, 2]
     assert "clip/enhanced/spectrogram" in events.Tags()["images"]
     assert enhance_codes(run.model, rows[0]["noisy"]).shape == rows[0]["noisy"].shape
+
+
+def test_a_model_in_shards_is_saved_with_its_own_code_and_enhances(tmp_path):
+    plain, run, noisy = tiny_model(), trainer(tmp_path), Rows(1)[0]["noisy"]
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(run.model, mesh=init_device_mesh("cpu", (1,)))
+        assert torch.equal(enhance_codes(run.model, noisy), enhance_codes(plain, noisy))
+        whole = get_model_state_dict(run.model, options=StateDictOptions(full_state_dict=True))
+        run._save(str(tmp_path / "saved"), whole)
+        assert isinstance(run.model, FSDPModule)
+    finally:
+        torch.distributed.destroy_process_group()
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["auto_map"]["AutoModel"] == "modeling_dacse.DacSeForEnhancement"
+    assert (tmp_path / "saved" / "modeling_dacse.py").exists()
+    loaded = DacSeForEnhancement.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(weight, plain.state_dict()[name]) for name, weight in loaded.state_dict().items())
 
 
 def test_bf16_is_used_where_the_processor_has_it(tmp_path, caplog):

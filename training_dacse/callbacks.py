@@ -2,6 +2,8 @@
 
 import time
 
+import torch
+from accelerate.utils import broadcast
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -23,19 +25,19 @@ class TimeBudget(TrainerCallback, ExportableState):
     """
 
     def __init__(self, max_seconds: float):
-        self.max_seconds, self.spent, self.started = max_seconds, 0.0, None
+        self.max_seconds, self.started = max_seconds, 0.0
+        self.elapsed = 0.0  # seconds of training up to the last step, the same in every process
 
     def state(self) -> dict:
-        return {"args": {"max_seconds": self.max_seconds}, "attributes": {"spent": self.elapsed()}}
-
-    def elapsed(self) -> float:
-        """Seconds of training so far."""
-        return self.spent + (time.monotonic() - self.started if self.started is not None else 0.0)
+        return {"args": {"max_seconds": self.max_seconds}, "attributes": {"elapsed": self.elapsed}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         saved = state.stateful_callbacks.get("TimeBudget", {})  # of the checkpoint a run goes on from
-        self.spent, self.started = saved.get("attributes", {}).get("spent", 0.0), time.monotonic()
+        self.elapsed = saved.get("attributes", {}).get("elapsed", 0.0)
+        self.started = time.monotonic() - self.elapsed
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.elapsed() >= self.max_seconds:
+        seconds = torch.tensor(time.monotonic() - self.started, dtype=torch.float32, device=args.device)
+        self.elapsed = broadcast(seconds).item()  # the first process's clock
+        if self.elapsed >= self.max_seconds:
             control.should_training_stop = control.should_evaluate = control.should_save = True

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard import SummaryWriter
 from transformers import DacModel, TrainerCallback
 
@@ -50,11 +51,13 @@ class AudioCallback(TrainerCallback):
         return decode_in_pieces(self.codec, codes[None].to(self.codec.device))[0].float().cpu().clamp(-1, 1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def enhance_codes(model, noisy: Tensor) -> Tensor:
     """Greedy clean codes (codebook, frame) for noisy ones of one clip."""
     config, training = model.config, model.training
     model.eval()
+    if isinstance(model, FSDPModule):
+        model.unshard()  # what is not in a layer: generation may go round the hook that does this before `forward`
     ids = codes_to_ids(noisy[None], config.codebook_size, config.first_code_id)
     bos, start = (torch.full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
     prompt = torch.cat([bos, ids, start], 1).to(model.device)

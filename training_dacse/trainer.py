@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
@@ -66,6 +67,10 @@ class DacSeTrainer(Trainer):
             TaskMeter(tasks, self.layout.num_codebooks, self.args.device) for _ in range(2)
         )
         self.balancing = BALANCINGS[self.args.balancing](len(self.tasks))
+        if self.balancing.needs_gradient_norms and self.is_fsdp_enabled:
+            raise ValueError(
+                "gradnorm needs whole layers and FSDP shards them; choose uncertainty or dwa, or use DDP"
+            )
         self.add_callback(self.balancing)
         self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step
         self.budget = None
@@ -153,6 +158,19 @@ class DacSeTrainer(Trainer):
             logs.update(self.eval_meter.read(self.accelerator, "eval_"))
         super().log(logs, start_time)
 
+    def _save(self, output_dir=None, state_dict=None):
+        """As in `Trainer`; FSDP gives a model a class of its own, whose code would be saved in place of the model's."""
+        model = self.accelerator.unwrap_model(self.model)
+        sharded = type(model)
+        if isinstance(model, FSDPModule):
+            model.__class__ = sharded.__bases__[1]
+            for name in model.all_tied_weights_keys:  # gathered one by one, they are no longer one tensor
+                state_dict.pop(name, None)
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            model.__class__ = sharded
+
     def stop_unless_finite(self, logs: dict[str, float]) -> None:
         """Raises before a checkpoint with broken weights is written."""
         if not math.isfinite(logs["loss"]):
@@ -170,7 +188,7 @@ class DacSeTrainer(Trainer):
         warmup = max(1, self.args.get_warmup_steps(num_training_steps))
 
         def factor(step: int) -> float:
-            progress = min(1.0, max(step / num_training_steps, self.budget.elapsed() / self.budget.max_seconds))
+            progress = min(1.0, max(step / num_training_steps, self.budget.elapsed / self.budget.max_seconds))
             return min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
