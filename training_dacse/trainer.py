@@ -159,7 +159,7 @@ class DacSeTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir=None, state_dict=None):
-        """As in `Trainer`; FSDP gives a model a class of its own, whose code would be saved in place of the model's."""
+        """As in `Trainer`; FSDP gives a model a class of its own, whose code would be saved instead of the model's."""
         model = self.accelerator.unwrap_model(self.model)
         sharded = type(model)
         if isinstance(model, FSDPModule):
