@@ -219,7 +219,8 @@ def retry(function: Callable, *args, **kwargs):
         try:
             return function(*args, **kwargs)
         except (HTTPError, ConnectionError) as error:  # the latter from the Xet client
-            if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            final = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+            if final or isinstance(error, OfflineModeIsEnabled):
                 raise
         time.sleep(wait)
     return function(*args, **kwargs)

@@ -276,6 +276,7 @@ def test_no_network_is_a_clear_error(hub, monkeypatch):
 
 def test_offline_mode_is_a_clear_error(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waited for what will not change"))
     with pytest.raises(ConnectionError, match="unset HF_HUB_OFFLINE"):
         push("user/model", MODEL, writes(README=CARD))
 

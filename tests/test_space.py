@@ -17,6 +17,7 @@ gradio = pytest.importorskip("gradio", reason="the Space needs the extra `app`")
 
 # isort: off
 from tests.space_stand_in import AFTER_HZ, BEFORE_HZ, RATE, ROOT, StandIn, served_space, tone, write_tone
+from tests.test_imports import imported_modules
 from tests.tiny import tiny_pipeline
 
 # flat, as in a Space; space_stand_in put their folder on the path
@@ -217,12 +218,22 @@ def test_the_header_names_the_tested_gradio_and_files_that_exist():
         offer.check_recording(str(path), offer.Settings())
 
 
-def test_the_space_requires_the_versions_that_the_package_does():
+def test_the_space_requires_what_it_and_the_remote_code_import_in_the_versions_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    ours = {re.split("[>=]", line)[0]: line for line in project["dependencies"]}
     lines = (ROOT / "spaces_app" / "requirements.txt").read_text().splitlines()
-    shared = [line for line in lines if re.split("[>=]", line)[0] in ours]
-    assert len(shared) == 7 and [line for line in shared if line not in ours.values()] == []
+    ours = {name_of(line): line for line in project["dependencies"]}
+    theirs = {name_of(line): line for line in lines if not line.startswith("#")}
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) == 9 and all(ours[name] == theirs[name] for name in shared)
+    files = [*(ROOT / "spaces_app").glob("*.py"), *(ROOT / "dacse" / "tiny").glob("*.py")]
+    own = {path.stem for path in files} | {"gradio", "PIL", "spaces"}  # sdk_version brings two, ZeroGPU the third
+    imported = {module.split(".")[0] for path in files for level, module in imported_modules(path) if not level}
+    assert len(files) >= 14 and imported - own - sys.stdlib_module_names <= theirs.keys()
+
+
+def name_of(requirement: str) -> str:
+    """What a package is imported as."""
+    return re.split("[>=]", requirement)[0].replace("-", "_")
 
 
 def test_dacse_app_starts_the_space_with_its_settings(monkeypatch):
