@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -235,6 +236,12 @@ def test_every_shipped_configuration_is_read_by_its_script():
         assert data.recipe is None or (ROOT / data.recipe).exists()
         assert args.max_steps > 0 or args.num_train_epochs == 1
         assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])
+def test_every_launch_configuration_is_read_by_accelerate(name, kind):
+    config = load_config_from_file(str(ROOT / "examples" / "configs" / f"{name}.yaml"))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == (kind, 8, "bf16")
 
 
 @pytest.mark.parametrize(

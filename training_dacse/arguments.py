@@ -54,7 +54,11 @@ class DataArguments:
         default=False, metadata={"help": "degrade and encode training clips in the loader's workers, without a cache"}
     )
     stream: bool = field(
-        default=False, metadata={"help": "read `data`, a data set with an `audio` column, as a stream, each clip once"}
+        default=False,
+        metadata={
+            "help": "read `data`, a data set with an `audio` column, as a stream, each clip once; with fewer files than "
+            "processes, every process encodes the clips of all"
+        },
     )
     cache_processes: int = field(default=1, metadata={"help": "processes that degrade and encode"})
     pairs_seed: int = field(default=0, metadata={"help": "of clips, tasks and degradations"})
