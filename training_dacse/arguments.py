@@ -56,8 +56,8 @@ class DataArguments:
     stream: bool = field(
         default=False,
         metadata={
-            "help": "read `data`, a data set with an `audio` column, as a stream, each clip once; with fewer files than "
-            "processes, every process encodes the clips of all"
+            "help": "read `data`, a data set with an `audio` column, as a stream, each clip once; with fewer files "
+            "than processes, every process encodes the clips of all"
         },
     )
     cache_processes: int = field(default=1, metadata={"help": "processes that degrade and encode"})
