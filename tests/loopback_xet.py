@@ -21,7 +21,7 @@ def write_token(request: Handler, body: bytes, kind: str, repo_id: str, revision
 @route("POST", "/v1/xorbs/default/(?P<oid>[0-9a-f]{64})")
 def take_block(request: Handler, body: bytes, oid: str):
     place = 0
-    while body[place] == 0 and place + HEADER_BYTES < len(body):  # version 0; a footer follows the chunks
+    while place + HEADER_BYTES < len(body) and body[place] == 0:  # version 0; a footer may follow
         header = body[place : place + HEADER_BYTES]
         stored, size = int.from_bytes(header[1:4], "little"), int.from_bytes(header[5:8], "little")
         if header[4] != UNCOMPRESSED or stored != size:
