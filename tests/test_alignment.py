@@ -1,5 +1,6 @@
 """Aligned heads look at the noisy frame of the same time from the first step."""
 
+import pytest
 import torch
 
 from tests.tiny import tiny_model, tiny_prompts
@@ -28,3 +29,10 @@ def test_an_aligned_model_starts_by_copying():
     clean = model.generate(**prompts)[:, 32:62]
     noisy = prompts["input_ids"][:, 1:31]
     assert (clean == noisy).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
+def test_a_model_without_three_heads_of_its_own_keys_is_refused(heads):
+    model = tiny_model(num_attention_heads=heads[0], num_key_value_heads=heads[1])
+    with pytest.raises(ValueError, match="leave out window_frames"):
+        align_attention(model, 10)

@@ -37,8 +37,7 @@ TRAINER = {
 }
 SETTINGS = {
     "codec": {
-        "speech": "kind == 'speech' and split == 'train'",
-        "noise": "kind == 'noise' and split == 'train'",
+        "where": "snr_db >= 30",
         "codec": {
             "sampling_rate": 8000,
             "downsampling_ratios": [8, 8, 4],
@@ -150,12 +149,12 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     main.run_stages(run, None)  # the corpus is missing, so what was made from it is done again
     main.run_stages(run, None)
     assert gone == ["codec", *main.STAGES]
-    run = run.with_budget(*main.budget("stage2=5"))
+    run = run.with_budget(*settings.budget("stage2=5"))
     assert run.settings["stage2"]["max_seconds"] == 5
     main.run_stages(run, None)
     assert gone[1 + len(main.STAGES) :] == list(main.STAGES)[list(main.STAGES).index("stage2") :]
-    with pytest.raises(main.argparse.ArgumentTypeError, match="give codec="):
-        main.budget("card=3")
+    with pytest.raises(settings.argparse.ArgumentTypeError, match="give codec="):
+        settings.budget("card=3")
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7
 
 
@@ -167,6 +166,24 @@ def test_a_cache_encoded_in_one_process_equals_one_of_workers(place, trained):
         for name, device in (("here", None), ("there", "cpu"))
     )
     assert here.rows.to_list() == there.rows.to_list()
+
+
+def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)  # for the processes it starts
+    sweep = load("sweep")
+    grids = {"3 x 16": {}, "2 x 16": {"n_codebooks": 2}}
+    (place / "grids.yaml").write_text(yaml.safe_dump(grids, sort_keys=False))
+    options = ["--data", place / "corpus", "--settings", place / "settings", "--grids", place / "grids.yaml"]
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, options), "--output", str(place / "sweep")])
+    monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    sweep.main()
+    results = json.loads((place / "sweep/results.json").read_text())["results"]
+    assert [figures["tokens/s"] for figures in results.values()] == [93.75, 62.5]  # 31.25 frames of 256 samples
+    assert results["3 x 16"]["kbit/s"] == 0.375
+    assert all(np.isfinite(value) for figures in results.values() for value in figures.values())
+    written = (place / "sweep/3___16/figures.json").stat().st_mtime
+    sweep.main()  # both are done
+    assert (place / "sweep/3___16/figures.json").stat().st_mtime == written
 
 
 def load(module, name=None):

@@ -20,8 +20,16 @@ def align_attention(model: DacSeForEnhancement, frames: int) -> None:
     Args:
         model: new, with at least three heads and as many key-value heads.
         frames: of every training clip.
+
+    Raises:
+        ValueError: the model has too few heads, or shares keys between heads.
     """
     config, layer = model.config, model.model.layers[0].self_attn
+    if not 3 <= config.num_attention_heads == config.num_key_value_heads:
+        raise ValueError(
+            f"{config.num_attention_heads} heads with {config.num_key_value_heads} of keys: alignment needs at least "
+            "three, each with keys of its own; leave out window_frames or give more"
+        )
     width, dim = config.hidden_size, config.hidden_size // config.num_attention_heads
     frequencies = model.model.rotary_emb.inv_freq
     model.get_input_embeddings().weight[:, 0] = CONSTANT

@@ -13,12 +13,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
-import torch
 from bars import evaluate
 from card import write_card
-from settings import HERE, Run, read_settings
+from settings import HERE, Run, add_run_options, read_run
 from stages import build_tokens, decode, package, train_adapters, train_codec, train_stage1, train_stage2
 
 STAGES = {
@@ -35,35 +33,12 @@ STAGES = {
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
-def budget(text: str) -> tuple[str, float]:
-    """
-    >>> budget("codec=600")
-    ('codec', 600.0)
-    """
-    stage, _, seconds = text.partition("=")
-    if stage not in ("codec", "stage1", "stage2", "adapters"):
-        raise argparse.ArgumentTypeError(f"{text!r}: give codec=, stage1=, stage2= or adapters= and seconds")
-    return stage, float(seconds)
-
-
 def read_arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train_tiny", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.tsv")
-    parser.add_argument("--output", type=Path, default=Path("runs/tiny"))
+    add_run_options(parser)
     parser.add_argument("--stage", nargs="+", choices=STAGES, help="some alone; else all that are not finished")
-    parser.add_argument(
-        "--settings", default="gpu" if torch.cuda.is_available() else "cpu", help="cpu, gpu or a folder"
-    )
-    parser.add_argument(
-        "--seconds",
-        nargs="+",
-        type=budget,
-        default=[],
-        metavar="STAGE=SECONDS",
-        help="wall-clock budgets in place of those of the settings (stage2, adapters: of every part)",
-    )
     parser.add_argument("--slice-seconds", type=float, help="stop after so long, with exit status 75 if work is left")
     return parser.parse_args(argv)
 
@@ -103,10 +78,7 @@ def main() -> int:
     args = read_arguments(argv)
     if args.slice_seconds not in (None, float("inf")):
         return run_slice(argv, args.slice_seconds)
-    run = Run(args.data.resolve(), args.output.resolve(), read_settings(args.settings))
-    for stage, seconds in args.seconds:
-        run = run.with_budget(stage, seconds)
-    run.output.mkdir(parents=True, exist_ok=True)
+    run = read_run(args)
     run_stages(run, args.stage)
     return 0
 

@@ -1,5 +1,6 @@
 """A run of the recipe: where it reads and writes, and the settings of its stages. Knows no stage."""
 
+import argparse
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -89,3 +90,40 @@ def read_settings(folder: str | Path) -> dict[str, dict]:
     settings = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in FILES}
     own = folder / "evaluate.yaml"
     return settings | {"evaluate": yaml.safe_load((own if own.exists() else HERE / "evaluate.yaml").read_text())}
+
+
+def budget(text: str) -> tuple[str, float]:
+    """
+    >>> budget("codec=600")
+    ('codec', 600.0)
+    """
+    stage, _, seconds = text.partition("=")
+    if stage not in ("codec", "stage1", "stage2", "adapters"):
+        raise argparse.ArgumentTypeError(f"{text!r}: give codec=, stage1=, stage2= or adapters= and seconds")
+    return stage, float(seconds)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a run is."""
+    parser.add_argument("--data", type=Path, required=True, help="folder with MANIFEST.tsv")
+    parser.add_argument("--output", type=Path, default=Path("runs/tiny"), help="it goes on where it was")
+    parser.add_argument(
+        "--settings", default="gpu" if torch.cuda.is_available() else "cpu", help="cpu, gpu or a folder"
+    )
+    parser.add_argument(
+        "--seconds",
+        nargs="+",
+        type=budget,
+        default=[],
+        metavar="STAGE=SECONDS",
+        help="wall-clock budgets in place of those of the settings (stage2, adapters: of every part)",
+    )
+
+
+def read_run(args: argparse.Namespace) -> Run:
+    """The run that options describe; its folder is there."""
+    run = Run(args.data.resolve(), args.output.resolve(), read_settings(args.settings))
+    for stage, seconds in args.seconds:
+        run = run.with_budget(stage, seconds)
+    run.output.mkdir(parents=True, exist_ok=True)
+    return run

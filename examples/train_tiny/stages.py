@@ -28,7 +28,7 @@ from training_dacse.data import build_token_cache, find_codec
 from training_dacse.forgetting import ForgettingMatrix
 from training_dacse.runs import make_data, make_model, make_pairs, make_trainer, task_losses
 from training_dacse.segments import CodecSegments
-from training_dacse.sources import find_clips
+from training_dacse.sources import Clips, find_clips
 
 NAME = "dacse/tiny"  # what users load the model by
 MAX_BYTES = 60e6  # of the package: it travels with every installation
@@ -45,10 +45,15 @@ def train_codec(run: Run) -> None:
     config = DacConfig(**settings["codec"])
     torch.set_float32_matmul_precision("high")
     arguments = CodecTrainingArguments(str(run.output / "codec"), **settings["training"])
-    speech, noise = (find_clips(run.corpus, settings[kind]) for kind in ("speech", "noise"))
-    segments = CodecSegments(speech, noise, config.sampling_rate, run.device)
+    segments = CodecSegments(*codec_clips(run, "train"), config.sampling_rate, run.device)
     codec = CodecTrainer(config, arguments, run.device).train(segments)
     codec.half().float().save_pretrained(run.codec)
+
+
+def codec_clips(run: Run, split: str) -> tuple[Clips, Clips]:
+    """Clean speech and noise of a split."""
+    rows, where = f"split == '{split}' and kind == ", run.settings["codec"]["where"]
+    return find_clips(run.corpus, f"{rows}'speech' and ({where})"), find_clips(run.corpus, f"{rows}'noise'")
 
 
 def build_tokens(run: Run) -> None:
