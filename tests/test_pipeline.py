@@ -18,6 +18,8 @@ from transformers import BertConfig, BertModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 import dacse
+from modeling_dacse import DacSeConfig, DacSeForEnhancement
+from pipeline_dacse.companions_dacse import default_batch_size
 from pipeline_dacse.windows_dacse import split_windows
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import tiny_codec, tiny_model, tiny_pipeline
@@ -121,7 +123,7 @@ def test_generators_and_datasets_stream(enhance):
             read.append(recording)
             yield recording
 
-    outputs = enhance(generator())
+    outputs = enhance(generator(), batch_size=1)
     first = next(iter(outputs))
     assert len(read) == 1 and first["audio"].shape == (60,)
 
@@ -406,3 +408,25 @@ def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_wi
     assert {prompt["input_ids"].shape[1] for prompt in only.preprocess(completed)} == {6 * 3 + 2}
     with pytest.raises(ValueError, match="trained on windows of 0.006 s"):
         only(noise(40)[0], sampling_rate=RATE, window_seconds=0.005)
+
+
+def test_the_batch_size_follows_the_size_of_keys_and_values(caplog):
+    with caplog.at_level("INFO", logger="pipeline_dacse"):
+        small = tiny_pipeline()
+    assert small._batch_size == 16
+    assert "16 windows at a time on cpu in torch.float32" in caplog.text
+    assert tiny_pipeline(batch_size=3)._batch_size == 3
+    large = DacSeConfig()  # 24 layers of 1536: 2.4 GB of keys and values in one window
+    with torch.device("meta"):
+        assert default_batch_size(DacSeForEnhancement(large)) == 1
+
+
+def test_nothing_is_generated_behind_the_end_of_a_recording():
+    enhance = tiny_pipeline()
+    enhance.model.config.window_frames = 10
+    lengths, generate = [], enhance.model.generate
+    enhance.model.generate = lambda **kwargs: (ids := generate(**kwargs), lengths.append(ids.shape[1]))[0]
+    short = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * 8).astype(np.float32)  # 4 of the window's 10 frames
+    out = enhance(short, sampling_rate=8000, return_confidence=True)
+    assert lengths == [2 + 10 * 3 + 4 * 3]
+    assert len(out["audio"]) == 32 and out["confidence"].shape == (4,)

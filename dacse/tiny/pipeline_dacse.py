@@ -4,6 +4,7 @@ Runs windows through the model in batches. Knows no token layout, codec or file 
 """
 
 import itertools
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .companions_dacse import (
     check_dtype,
     check_layout,
     check_model,
+    default_batch_size,
     find_processor,
     new_processor,
     use_adapter,
@@ -28,6 +30,7 @@ from .companions_dacse import (
 from .recording_dacse import EnhancedWindow, Recording, Window, cut_recording, open_recording, render_recording
 from .windows_dacse import check_regions, overlap_frames, window_frames
 
+logger = logging.getLogger(__name__)
 TASK = "audio-enhancement"
 PREPROCESS_PARAMETERS = {"sampling_rate", "window_seconds", "overlap_seconds", "regions"}
 POSTPROCESS_PARAMETERS = {"strength", "output_sampling_rate"}
@@ -81,6 +84,9 @@ class AudioEnhancementPipeline(ChunkPipeline):
         if getattr(model, "peft_config", None):  # the repository given is an adapter's
             kwargs.setdefault("adapter", model.active_adapters()[0])
         super().__init__(model=model, processor=processor, **kwargs)
+        if self._batch_size is None:
+            self._batch_size = default_batch_size(self.model)
+            logger.info("%s windows at a time on %s in %s", self._batch_size, self.device, self.model.dtype)
         self.tokenizer = processor  # the library pads batches with a tokenizer's pad_token_id, on its padding_side
         processor.audio_tokenizer.to(self.device)
 
@@ -92,7 +98,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
                 decoded `datasets` value, or many of them.
             parameters: any of
                 - sampling_rate (int): of bare arrays, in Hz;
-                - batch_size (int): windows enhanced together, over channels and recordings; default 1;
+                - batch_size (int): windows enhanced together, over channels and recordings; by default as many
+                  as suit device and model, which is logged as info. A generator is read that far ahead;
                 - window_seconds (float): default 4.0, or what the model's context holds if that is less;
                 - overlap_seconds (float): between neighbours; default 0.2, at most a quarter of the window;
                 - regions (list of (start, stop) in seconds): enhance only there. Outside, the model is held to the
@@ -145,7 +152,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         postprocess = {**self._postprocess_params, **postprocess}
         render = self._render_with_confidence if postprocess.pop("return_confidence", False) else self._render
         items = _tag_items(recordings, lambda recording: self.preprocess(recording, **preprocess))
-        rows = self._run_batches(items, batch_size or self._batch_size or 1, forward)
+        rows = self._run_batches(items, batch_size or self._batch_size, forward)
         return (
             (tag.recording, render(_raise_errors(row for _, row in group), **postprocess))
             for tag, group in itertools.groupby(rows, key=lambda row: row[0])
@@ -221,7 +228,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
                     input_ids=model_inputs["input_ids"][generated],
                     attention_mask=model_inputs["attention_mask"][generated],
                     **self._forced_ids([windows[index] for index in generated]),
-                    **self._prepare_generate_kwargs(generate_kwargs),
+                    **self._prepare_generate_kwargs(self._wanted_tokens(windows) | generate_kwargs),
                 )
             probabilities = self.model.token_probabilities(ids) if return_confidence else [None] * len(ids)
             for index, row_ids, row_probabilities in zip(generated, ids, probabilities, strict=True):
@@ -233,6 +240,14 @@ class AudioEnhancementPipeline(ChunkPipeline):
         if is_batch:
             return {"row": rows, "is_last": model_inputs["is_last"]}
         return {"row": rows[0], "is_last": model_inputs["is_last"]}
+
+    def _wanted_tokens(self, windows: list[Window]) -> dict[str, int]:
+        """Where every window goes on behind the end of its recording: how far to generate, as an argument."""
+        frames = max(min(window.num_frames, window.span.stop) - window.span.start for window in windows)
+        is_limited = {"max_new_tokens", "max_length", "generation_config"} & self._generate_kwargs.keys()
+        if is_limited or frames == max(len(window.free) for window in windows):
+            return {}
+        return {"max_new_tokens": frames * self.model.config.num_codebooks}
 
     def _forced_ids(self, windows: list[Window]) -> dict[str, torch.Tensor]:
         """The noisy ids that must come outside the regions, as an argument of `generate`."""
@@ -327,7 +342,7 @@ def _frame_means(window: Window, probabilities: torch.Tensor | None) -> torch.Te
     if probabilities is None:
         return None
     means = probabilities[~probabilities.isnan()].unflatten(0, (-1, len(window.codes))).mean(1).cpu()
-    return means.where(torch.from_numpy(window.free), 1.0)
+    return means.where(torch.from_numpy(window.free[: len(means)]), 1.0)
 
 
 @contextmanager

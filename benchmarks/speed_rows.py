@@ -1,0 +1,244 @@
+"""The rows of the speed table: what is run, against what, and what is wanted. Knows no clock and no table.
+
+Every row is a function of a `Scale` that returns a `Row` of calls which do the same work. Weights are random where
+only their size matters; random weights never say what the noisy ids say: those rows show decoding without drafts.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from naive import naive_enhance, naive_generate, plain_llama
+from transformers import DacConfig, DacModel, pipeline
+
+import dacse
+from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
+
+SPEECH = Path(__file__).parents[1] / "examples/audio/inaugural_1961.wav"
+SIZES = {
+    "14M": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
+    "30M": {"hidden_size": 512, "num_hidden_layers": 7, "num_attention_heads": 8, "intermediate_size": 2048},
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: the whole table, or a minute's worth of it."""
+
+    rounds: int
+    file_seconds: float
+    window_frames: int
+    window_tokens: int
+    large_layers: int
+    large_tokens: int
+    codec_seconds: float
+
+
+FULL = Scale(3, 60, window_frames=345, window_tokens=600, large_layers=24, large_tokens=24, codec_seconds=60)
+QUICK = Scale(1, 2, window_frames=40, window_tokens=40, large_layers=2, large_tokens=4, codec_seconds=3)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Calls that are timed in turn; the first is the baseline, and `goal` is what the last should reach against it."""
+
+    what: str
+    goal: str
+    calls: dict[str, Callable[[], object]]
+    audio_seconds: float | None = None  # for a real-time factor
+    count: int = 1  # tokens in a call, for a rate
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+def speech(seconds: float, rate: int) -> np.ndarray:
+    """The example recording, again and again: float32 (sample,)."""
+    waveform, own_rate = soundfile.read(SPEECH, dtype="float32")
+    waveform = dacse.DacSeProcessor.resample(waveform.T.reshape(-1, len(waveform))[:1], own_rate, rate)[0]
+    return np.resize(waveform, round(seconds * rate))
+
+
+def whole_file(scale: Scale, device: str) -> Row:
+    """A recording through the whole pipeline, the embedded model."""
+    enhance = pipeline("audio-enhancement", device=device)
+    rate, config = enhance.processor.sampling_rate, enhance.model.config
+    waveform, llama = speech(scale.file_seconds, rate), plain_llama(enhance.model)
+    return Row(
+        f"{scale.file_seconds:g} s file, embedded model, whole pipeline",
+        "8 x, real-time factor < 1",
+        {
+            "baseline": lambda: naive_enhance(llama, config, enhance.processor, waveform),
+            "one by one": lambda: enhance(waveform, sampling_rate=rate, batch_size=1),
+            "dacse": lambda: enhance(waveform, sampling_rate=rate),
+        },
+        audio_seconds=scale.file_seconds,
+    )
+
+
+def random_model(size: dict, dtype: torch.dtype, device: str):
+    """A released-grid model with random weights."""
+    config = dacse.DacSeConfig(**size, attention_dropout=0.0)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model = dacse.DacSeForEnhancement(config).eval()
+        torch.set_default_dtype(torch.float32)
+    return model
+
+
+def random_prompt(config, frames: int, rows: int = 1) -> torch.LongTensor:
+    codes = torch.randint(config.codebook_size, (rows, frames, config.num_codebooks))
+    ids = codes + config.first_code_id + config.codebook_size * torch.arange(config.num_codebooks)
+    ends = torch.tensor([[config.bos_token_id, config.start_clean_token_id]]).expand(rows, -1)
+    return torch.cat([ends[:, :1], ids.flatten(1), ends[:, 1:]], dim=1)
+
+
+def window(scale: Scale, device: str, name: str) -> Row:
+    """One 4 s window of the released grid, alone."""
+    model = random_model(SIZES[name], torch.float32, device)
+    prompt, llama = random_prompt(model.config, frames=scale.window_frames).to(device), plain_llama(model)
+    return Row(
+        f"4 s window alone, {name} parameters, first {scale.window_tokens} tokens",
+        "4 x",
+        {
+            "baseline": lambda: naive_generate(llama, model.config, prompt, scale.window_tokens),
+            "dacse": lambda: model.generate(prompt, max_new_tokens=scale.window_tokens),
+        },
+        count=scale.window_tokens,
+    )
+
+
+def large(scale: Scale, device: str) -> Row:
+    """The released model's size in bfloat16, batch 1; a short prompt, which a CPU reads at the speed of its sums."""
+    model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
+    prompt, llama = random_prompt(model.config, frames=20).to(device), plain_llama(model)
+    return Row(
+        f"1B bfloat16, batch 1, {scale.large_tokens} tokens",
+        "2.5 x",
+        {
+            "baseline": lambda: naive_generate(llama, model.config, prompt, scale.large_tokens),
+            "dacse": lambda: model.generate(prompt, max_new_tokens=scale.large_tokens),
+        },
+        count=scale.large_tokens,
+    )
+
+
+def packet_loss(scale: Scale, device: str) -> Row:
+    """Speech with a fifth of its packets lost: passes through the layers, the embedded model, greedy."""
+    enhance = pipeline("audio-enhancement", device=device)
+    model, processor = enhance.model, enhance.processor
+    waveform = speech(2.0, processor.sampling_rate)
+    generator, packet = np.random.default_rng(0), processor.sampling_rate * 3 // 20
+    for start in range(0, len(waveform), packet):
+        if generator.random() < 0.2:
+            waveform[start : start + packet] = 0
+    codes = processor.encode(waveform[None])[..., : model.config.max_frames]
+    prompt, llama, passes = processor.build_prompt(codes).to(device), plain_llama(model), []
+    hook = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: passes.append(1))
+    ids = model.generate(prompt)[:, prompt.shape[1] : -1]
+    hook.remove()
+    expected = naive_generate(llama, model.config, prompt)
+    return Row(
+        "2 s with lost packets, embedded model, noisy ids as draft",
+        "3 x fewer passes, ids identical",
+        {"baseline": lambda: naive_generate(llama, model.config, prompt), "dacse": lambda: model.generate(prompt)},
+        count=ids.shape[1],
+        facts={
+            "times fewer passes": round(ids.shape[1] / len(passes), 2),
+            "ids identical": bool(torch.equal(ids, expected)),
+            "clean ids that are the noisy ones": round(float((ids == prompt[:, 1:-1]).float().mean()), 2),
+        },
+    )
+
+
+def codec(scale: Scale, device: str, released: bool) -> Row:
+    """Encoding and decoding a recording in pieces against the whole at once."""
+    if released:
+        model = DacModel(DacConfig(downsampling_ratios=[2, 4, 8, 8], n_codebooks=9, sampling_rate=44100))
+        model.eval().to(device)  # the shape of descript/dac_44khz
+    else:
+        model = pipeline("audio-enhancement", device=device).processor.audio_tokenizer
+    seconds = scale.codec_seconds / (3 if released else 1)
+    waveform = torch.from_numpy(speech(seconds, model.config.sampling_rate))[None].to(device)
+    waveform = waveform[:, : waveform.shape[1] // model.config.hop_length * model.config.hop_length]
+
+    def whole():
+        with torch.inference_mode():
+            return model.decode(audio_codes=model.encode(waveform[:, None]).audio_codes)
+
+    return Row(
+        f"{'released-size' if released else 'embedded'} codec there and back, {seconds:g} s",
+        "1.5 x",
+        {"baseline": whole, "dacse": lambda: decode_in_pieces(model, encode_in_pieces(model, waveform))},
+        audio_seconds=seconds,
+    )
+
+
+def command(scale: Scale, device: str) -> Row:
+    """A process that enhances 1 s of audio, against one that imports torch and transformers."""
+    folder = tempfile.mkdtemp()
+    soundfile.write(f"{folder}/noisy.wav", speech(1.0, 44100), 44100)
+    imports = [sys.executable, "-c", "import torch; from transformers import AutoModel"]
+    enhance = [sys.executable, "-m", "dacse", "enhance", f"{folder}/noisy.wav", "-o", f"{folder}/clean.wav"]
+    return Row(
+        "process: dacse enhance of 1 s, against the bare imports",
+        "at most 1.5 times as long (0.67 x)",
+        {
+            "baseline": lambda: subprocess.run(imports, check=True, capture_output=True),
+            "dacse": lambda: subprocess.run([*enhance, "--overwrite"], check=True, capture_output=True),
+        },
+    )
+
+
+def gpu_single(scale: Scale, device: str) -> Row:
+    """GPU: 1B bfloat16, batch 1, against copying the bytes that every token must read."""
+    model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
+    prompt = random_prompt(model.config, frames=scale.window_frames).to(device)
+    source = torch.empty(sum(p.numel() for p in model.parameters()), dtype=torch.bfloat16, device=device)
+    target = torch.empty_like(source)
+
+    def copies():
+        for _ in range(scale.window_tokens // 2):  # a copy reads and writes: twice the bytes of a read
+            target.copy_(source)
+
+    return Row(
+        "GPU: 1B bfloat16, batch 1, against the memory limit",
+        "0.6 x",
+        {"baseline": copies, "dacse": lambda: model.generate(prompt, max_new_tokens=scale.window_tokens)},
+        count=scale.window_tokens,
+    )
+
+
+def gpu_batched(scale: Scale, device: str) -> Row:
+    """GPU: 1B bfloat16, 32 windows of 4 s together, against one of them with the baseline."""
+    model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
+    prompts, llama = random_prompt(model.config, frames=scale.window_frames, rows=32).to(device), plain_llama(model)
+    return Row(
+        f"GPU: 1B bfloat16, 32 windows of 4 s, first {scale.window_tokens} tokens",
+        "20 x, real-time factor 0.2",
+        {
+            "baseline": lambda: [
+                naive_generate(llama, model.config, prompt[None], scale.window_tokens) for prompt in prompts
+            ],
+            "dacse": lambda: model.generate(prompts, max_new_tokens=scale.window_tokens),
+        },
+        audio_seconds=len(prompts) * scale.window_tokens / model.config.num_codebooks * 512 / 44100,
+        count=len(prompts) * scale.window_tokens,
+    )
+
+
+CPU_ROWS = {
+    "file": whole_file,
+    "window14": lambda scale, device: window(scale, device, "14M"),
+    "window30": lambda scale, device: window(scale, device, "30M"),
+    "large": large,
+    "packets": packet_loss,
+    "codec": lambda scale, device: codec(scale, device, released=False),
+    "codec_released": lambda scale, device: codec(scale, device, released=True),
+    "command": command,
+}
+GPU_ROWS = {"gpu_single": gpu_single, "gpu_batched": gpu_batched}
