@@ -181,9 +181,9 @@ def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypat
     assert [figures["tokens/s"] for figures in results.values()] == [93.75, 62.5]  # 31.25 frames of 256 samples
     assert results["3 x 16"]["kbit/s"] == 0.375
     assert all(np.isfinite(value) for figures in results.values() for value in figures.values())
-    written = (place / "sweep/3___16/figures.json").stat().st_mtime
+    written = (place / "sweep/3_x_16/figures.json").stat().st_mtime
     sweep.main()  # both are done
-    assert (place / "sweep/3___16/figures.json").stat().st_mtime == written
+    assert (place / "sweep/3_x_16/figures.json").stat().st_mtime == written
 
 
 def load(module, name=None):
