@@ -1,7 +1,7 @@
 """Speed of training steps: how long one takes, how much of it waits for data, and the share of the device's peak.
 
     python benchmarks/training.py --size tiny --num-codebooks 6 --codebook-size 512 --frames 86 --batch-size 8
-    python benchmarks/training.py --size 250M --batch-size 16 --peak-tflops 989     (an H200 in bf16; also --size 1B)
+    python benchmarks/training.py --size 250M --batch-size 16 --peak-tflops 989     (an H100 or H200; also --size 1B)
 
 Clips are random codes (4 s of the released grid by default): the speed does not depend on what they say.
 """
@@ -96,6 +96,7 @@ def main() -> None:
     result = {
         "machine": describe_machine(),
         **{name: value for name, value in vars(args).items() if value is not None},
+        "dtype": "bfloat16" if training.bf16 else "float32",
         "step_seconds": round(step, 4),
         "step_spread": [round(min(steps), 4), round(max(steps), 4)],
         "waiting_for_data": round(wait / step, 4),

@@ -186,6 +186,14 @@ def test_bf16_is_used_where_the_processor_has_it(tmp_path, caplog):
     assert ("training in float32" in caplog.text) != supported
 
 
+@pytest.mark.parametrize("setting", [{"balanced_tasks": True}, {"curriculum_steps": 5}])
+def test_an_order_that_needs_a_cache_is_refused_without_one(tmp_path, setting):
+    rows = Rows(4)
+    del rows.task_numbers
+    with pytest.raises(ValueError, match="leave on_the_fly and stream out"):
+        trainer(tmp_path, rows, **setting)
+
+
 def test_metrics_are_json(tmp_path):
     run = trainer(tmp_path)
     run.save_metrics("eval", run.evaluate())

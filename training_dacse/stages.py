@@ -36,8 +36,10 @@ def train_tasks(
         train, valid: clips of all tasks.
 
     Raises:
-        ValueError: the folder holds a run of another order.
+        ValueError: clips without a cache, or a folder that holds a run of another order.
     """
+    if not isinstance(train, TokenCache):
+        raise ValueError("stage 2 takes the clips of a task from a token cache; leave on_the_fly and stream out")
     folder = Path(args.output_dir)
     matrix = ForgettingMatrix(train.tasks)
     names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in stage.order or train.tasks]

@@ -56,6 +56,7 @@ class DacSeTrainer(Trainer):
         kwargs: as for `Trainer`; `args` is a `DacSeTrainingArguments`.
 
     Raises:
+        ValueError: a setting that the training clips or the launch do not allow.
         FloatingPointError: while training, when the loss is no longer a number.
     """
 
@@ -67,10 +68,7 @@ class DacSeTrainer(Trainer):
             TaskMeter(tasks, self.layout.num_codebooks, self.args.device) for _ in range(2)
         )
         self.balancing = BALANCINGS[self.args.balancing](len(self.tasks))
-        if self.balancing.needs_gradient_norms and self.is_fsdp_enabled:
-            raise ValueError(
-                "gradnorm needs whole layers and FSDP shards them; choose uncertainty or dwa, or use DDP"
-            )
+        self.refuse_what_cannot_work()
         self.add_callback(self.balancing)
         self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step
         self.budget = None
@@ -78,6 +76,14 @@ class DacSeTrainer(Trainer):
             self.budget = TimeBudget(self.args.max_seconds)
             self.add_callback(self.budget)
         self.add_callback(LogBeforeSave())  # after whatever may ask for a checkpoint
+
+    def refuse_what_cannot_work(self) -> None:
+        """Raises where a setting would be ignored or fail in the middle of a run."""
+        if self.balancing.needs_gradient_norms and self.is_fsdp_enabled:
+            raise ValueError("gradnorm needs whole layers; FSDP shards them: choose uncertainty or dwa, or use DDP")
+        ordered = self.args.balanced_tasks or self.args.curriculum_steps
+        if ordered and not hasattr(self.train_dataset, "task_numbers"):
+            raise ValueError("balanced_tasks and curriculum_steps need a token cache: leave on_the_fly and stream out")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         task, labels = inputs["task"], inputs["labels"]
