@@ -27,7 +27,7 @@ Beside the weights and half a gigabyte of imports, a batch holds the keys and va
 key-value heads * head size * tokens * bytes` in the model's dtype: 8.5 MB for a window of the embedded model (float32,
 1035 tokens), 0.9 GB for a 4 s window of the 1B model in bfloat16, twice that in float32. Left to itself, `batch_size`
 is as many windows as take half a gigabyte on a CPU, at most 16, or half of the free memory on a GPU, at most 64;
-`logging` says which at level info. The codec sees one second at a time, whatever the length of the file.
+`logging` says which at level info. The codec sees two seconds at a time, whatever the length of the file.
 """
 
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DacFeatureExtractor, EncodecConfig
+from transformers.models.dac.modeling_dac import Snake1d
 
 from processing_dacse.codec_dacse import (
+    InPlaceSnake,
     codec_from_descript,
     decode_blocks,
     decode_in_pieces,
@@ -189,3 +191,17 @@ def test_a_folder_that_holds_no_whole_codec_is_refused(tmp_path):
     (tmp_path / "dac" / "model.safetensors").unlink()
     with pytest.raises(OSError, match="model.safetensors"):
         load_codec(tmp_path / "dac")
+
+
+def test_the_quick_activation_is_the_librarys_and_can_be_learned_through():
+    codec = tiny_codec().double()
+    waveform = noise(1, 1, 400)
+    with torch.no_grad():
+        expected = codec.encoder(waveform)
+    encode_in_pieces(codec, waveform[0])
+    snakes = [module for module in codec.modules() if isinstance(module, Snake1d)]
+    assert len(snakes) == 30 and all(type(module) is InPlaceSnake for module in snakes)
+    with torch.no_grad():
+        torch.testing.assert_close(codec.encoder(waveform), expected)
+    codec.encoder(waveform).sum().backward()
+    assert codec.encoder.snake1.alpha.grad is not None
