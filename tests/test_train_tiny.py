@@ -217,7 +217,7 @@ def test_bars_are_read_off_a_summary_with_the_right_sign():
         scores = bars.Scores({"systems": summary}, "p", measured | changes)
         return {bar.what: bar.goal(scores).passed for bar in bars.BARS}
 
-    assert all(reached(better).values()) and len(bars.BARS) == 16
+    assert all(reached(better).values()) and len(bars.BARS) == 15
     missed = {what for what, passed in reached(noisy).items() if not passed}
     assert {what.split(":")[0] for what in missed} == {
         "noise 0-15 dB",

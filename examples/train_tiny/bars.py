@@ -78,7 +78,6 @@ BARS = (
     Bar("noise 0-15 dB: DNSMOS BAK over noisy", 0.8, lambda s: s.over("noisy", "natural_noise", "dnsmos_bak")),
     Bar("noise 0-15 dB: STOI over noisy", -0.03, lambda s: s.over("noisy", "natural_noise", "stoi")),
     Bar("packet loss: PLCMOS over noisy", 0.4, lambda s: s.over("noisy", "packet_loss", "plcmos")),
-    Bar("packet loss: PLCMOS", 0.0, lambda s: s.mean("dacse", "packet_loss", "plcmos"), 4.0),
     Bar(
         "packet loss with `regions`: largest change of a sample outside",
         1e-6,
