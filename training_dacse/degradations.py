@@ -53,7 +53,8 @@ def checked_range(name: str, value, low: float = -math.inf, high: float = math.i
     """`value` as `(lowest, highest)`; raises ValueError unless it is two ascending numbers within `[low, high]`."""
     is_pair = isinstance(value, Iterable) and [isinstance(bound, int | float) for bound in value] == [True, True]
     if not is_pair or not low <= value[0] <= value[1] <= high:
-        raise ValueError(f"{name} is {value}; give [lowest, highest] within [{low}, {high}]")
+        limits = [f"from {low}"] * (low > -math.inf) + [f"up to {high}"] * (high < math.inf)
+        raise ValueError(f"{name} is {value}; give {' '.join(['[lowest, highest]', *limits])}")
     return tuple(value)
 
 

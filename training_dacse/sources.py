@@ -30,7 +30,8 @@ def readable(name: str | Path) -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
-        raise OSError(f"{name}: cannot be read as audio ({error}); remove or convert it") from error
+        reason = error.error_string.rstrip(".")
+        raise OSError(f"{name}: cannot be read as audio ({reason}); remove or convert it") from error
 
 
 class Clips:
