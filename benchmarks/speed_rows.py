@@ -115,7 +115,7 @@ def window(scale: Scale, device: str, name: str) -> Row:
 def large(scale: Scale, device: str) -> Row:
     """The released model's size in bfloat16, batch 1; a short prompt, which a CPU reads at the speed of its sums."""
     model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
-    prompt, llama = random_prompt(model.config, frames=20).to(device), plain_llama(model)
+    prompt, llama = random_prompt(model.config, frames=4).to(device), plain_llama(model)
     return Row(
         f"1B bfloat16, batch 1, {scale.large_tokens} tokens",
         "2.5 x",
@@ -162,7 +162,7 @@ def codec(scale: Scale, device: str, released: bool) -> Row:
         model.eval().to(device)  # the shape of descript/dac_44khz
     else:
         model = pipeline("audio-enhancement", device=device).processor.audio_tokenizer
-    seconds = scale.codec_seconds / (3 if released else 1)
+    seconds = scale.codec_seconds / (6 if released else 1)
     waveform = torch.from_numpy(speech(seconds, model.config.sampling_rate))[None].to(device)
     waveform = waveform[:, : waveform.shape[1] // model.config.hop_length * model.config.hop_length]
 
