@@ -48,7 +48,8 @@ class ForgettingMatrix:
         axes.set_ylabel("after training on")
         for row, values in enumerate(self.losses):
             for column, value in enumerate(values):
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center")
+                color = "white" if abs(change[row][column]) > 0.7 * limit else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
         figure.colorbar(image, label="change of the loss (nats per token)")
         figure.savefig(folder / "forgetting.png", dpi=120)
         plt.close(figure)
