@@ -40,7 +40,7 @@ class Scale:
     codec_seconds: float
 
 
-FULL = Scale(3, 60, window_frames=345, window_tokens=600, large_layers=24, large_tokens=24, codec_seconds=60)
+FULL = Scale(3, 60, window_frames=345, window_tokens=600, large_layers=24, large_tokens=16, codec_seconds=30)
 QUICK = Scale(1, 2, window_frames=40, window_tokens=40, large_layers=2, large_tokens=4, codec_seconds=3)
 
 
@@ -73,7 +73,6 @@ def whole_file(scale: Scale, device: str) -> Row:
         "8 x, real-time factor < 1",
         {
             "baseline": lambda: naive_enhance(llama, config, enhance.processor, waveform),
-            "one by one": lambda: enhance(waveform, sampling_rate=rate, batch_size=1),
             "dacse": lambda: enhance(waveform, sampling_rate=rate),
         },
         audio_seconds=scale.file_seconds,
