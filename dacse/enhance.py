@@ -1,13 +1,10 @@
 """`dacse enhance`: audio files in, enhanced audio files out, from disk to disk."""
 
-import gc
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -118,7 +115,7 @@ def enhance(
 
 def _load(model: str | None, codec: str | None, adapter: str | None, device: str | None, dtype: str):
     """The pipeline, with what can be wrong about it found out before any file is read."""
-    with progress_bar() as progress, _no_garbage_collection():
+    with progress_bar() as progress:
         path = model or default_model()
         progress.add_task(f"loading {path}", total=None)
         from transformers.utils import logging
@@ -136,16 +133,6 @@ def _load(model: str | None, codec: str | None, adapter: str | None, device: str
         use_adapter(pipe.model, adapter)
     typer.echo(f"{path} on {pipe.device} in {str(pipe.dtype).removeprefix('torch.')}", err=True)
     return pipe
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """For imports: the objects they make stay, and looking for garbage among them is a sixth of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _on_disk(job: Job, folder: str) -> str:
