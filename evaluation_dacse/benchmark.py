@@ -256,7 +256,7 @@ def summarize(clips: pandas.DataFrame, scores: Sequence[str], against: str = "no
                 task: score_table(part, {name: other.loc[part.index] for name, other in others.items()}, scores)
                 for task, part in rows.groupby("task", sort=False)
             },
-            "real_time_factor": float(rows["elapsed_seconds"].sum() / rows["seconds"].sum()),
+            "real_time_factor": float(rows["work_seconds"].sum() / rows["seconds"].sum()),
             "peak_memory_mb": float(rows["peak_memory_mb"].max()),
             "unscorable": dict(reasons),
         }

@@ -18,11 +18,11 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from dacse.cli import app
+from evaluation_dacse import systems, workers
 from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize
 from evaluation_dacse.metrics import OFFLINE_METRICS, load_metric
 from evaluation_dacse.statistics import interval
 from evaluation_dacse.testsets import TestSet, open_test_set, read_mono, render_test_set
-from evaluation_dacse.workers import run_in_workers
 from tests.tiny_corpus import RATE, voice, write_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -172,10 +172,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(corpus, tmp_path):
 
 def test_a_worker_that_fails_or_dies_is_an_error_that_names_its_clip():
     with pytest.raises(ValueError, match="base") as caught:
-        list(run_in_workers(1, print, (), int, {"the third clip": ("3", 1)}))
+        list(workers.run_in_workers(1, print, (), int, {"the third clip": ("3", 1)}))
     assert caught.value.__notes__ == ["while working on the third clip"]
     with pytest.raises(OSError, match="a worker died, perhaps for lack of memory"):
-        list(run_in_workers(1, print, (), os._exit, {"a clip": (1,)}))
+        list(workers.run_in_workers(1, print, (), os._exit, {"a clip": (1,)}))
 
 
 def test_a_run_goes_on_where_it_was(run):
@@ -331,7 +331,7 @@ def test_differences_are_paired_and_leave_out_clips_without_a_value():
     for system, values in {"noisy": [1.0, 5.0, np.nan], "ours": [2.0, 6.5, 9.0], "theirs": [2.0, 6.0, 8.0]}.items():
         for number, value in enumerate(values):
             rows.append({"system": system, "clip": f"c{number}", "task": "all", "score": value, "reasons": "{}"})
-            rows[-1].update(seconds=2.0, elapsed_seconds=1.0, peak_memory_mb=number)
+            rows[-1].update(seconds=2.0, work_seconds=1.0, peak_memory_mb=number)
     summary = summarize(pandas.DataFrame(rows), ["score"], against="theirs")
     ours = summary["ours"]["overall"]["score"]
     assert ours["difference"]["noisy"]["mean"] == 1.25 and ours["difference"]["noisy"]["count"] == 2
@@ -340,13 +340,33 @@ def test_differences_are_paired_and_leave_out_clips_without_a_value():
     assert (summary["ours"]["real_time_factor"], summary["ours"]["peak_memory_mb"]) == (0.5, 2.0)
 
 
-def test_outputs_made_elsewhere_are_scored(run):
-    """`folder:DIR` on the clean recordings scores as `clean`."""
+def test_a_run_is_extended_by_a_system_and_nothing_else_is_computed(run):
+    """Here `folder:DIR` on the clean recordings, which scores as `clean`."""
     folder, test_set, summary = run
     system = f"folder:{test_set.clips[0].clean.parent}"
-    found = run_benchmark(test_set, ["noisy", "clean", system], folder, METRICS)["systems"][system]
+    before = {name: (folder / name).read_text() for name in ("timing.jsonl", "scores.jsonl")}
+    extended = run_benchmark(test_set, ["noisy", "clean", system], folder, METRICS)["systems"]
+    for name, text in before.items():
+        assert (folder / name).read_text().startswith(text)
+        assert {row["system"] for row in read_lines(folder / name)[text.count("\n") :]} == {system}, name
+    assert {name: extended[name] for name in ("noisy", "clean")} == summary["systems"]
+    found = extended[system]
     assert found["overall"]["mel_distance"]["mean"] == summary["systems"]["clean"]["overall"]["mel_distance"]["mean"]
     assert audio_path(folder, system, test_set.clips[0].name).exists()
+
+
+def test_time_is_that_of_the_processor_and_on_an_accelerator_that_of_the_clock(run, tmp_path, monkeypatch):
+    def wait(waveform, sampling_rate):
+        time.sleep(0.2)
+        return waveform
+
+    _, test_set, _ = run
+    monkeypatch.setitem(systems.SYSTEMS, "waits", (lambda device: systems.PerChannel(wait, None), ""))
+    monkeypatch.setattr(workers, "loaded", {})
+    for device in ("cpu", "cuda"):
+        workers.start_system("waits", device)
+        (row,) = workers.enhance_clips(test_set.clips[:1], [tmp_path / "out.flac"])
+        assert (row["work_seconds"] >= 0.2) == (device == "cuda")
 
 
 def test_the_command_evaluates_and_says_what_is_wrong(corpus, tmp_path):
