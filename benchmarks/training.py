@@ -1,6 +1,6 @@
 """Speed of training steps: how long one takes, how much of it waits for data, and the share of the device's peak.
 
-    python benchmarks/training.py --size tiny --num-codebooks 6 --codebook-size 512 --frames 86 --batch-size 8
+    python benchmarks/training.py --size tiny --frames 86 --batch-size 4                        (a CPU, 1 s clips)
     python benchmarks/training.py --size 250M --batch-size 16 --peak-tflops 989     (an H100 or H200; also --size 1B)
 
 Clips are random codes (4 s of the released grid by default): the speed does not depend on what they say.
