@@ -231,6 +231,15 @@ def test_pairs_come_from_folders_or_names_and_are_cut_to_the_context(paired, tmp
     assert len(PairedFiles(named, RATE, HOP, max_seconds=1.0)) == 1
 
 
+def test_a_pair_of_whole_windows_has_no_empty_clip_behind_them(tmp_path):
+    rate, hop, frames = 44100, 512, 26
+    assert frames * hop / rate * rate / hop > frames  # in floating point
+    for side in ("noisy", "clean"):
+        soundfile.write(tmp_path / f"{side}.wav", voice(0, frames * hop / rate, rate), rate)
+    clips = PairedFiles(tmp_path, rate, hop, max_seconds=13 * hop / rate)
+    assert [clips[index]["noisy"].shape for index in range(len(clips))] == 2 * [(1, 13 * hop)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [

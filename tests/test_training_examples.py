@@ -111,6 +111,8 @@ def test_stage2_lowers_the_loss_of_its_task_and_plots_the_forgetting_matrix(plac
     assert ForgettingMatrix.load(place / "stage2") == matrix
     with pytest.raises(ValueError, match="give another output"):
         run(monkeypatch, [*argv, "--order", "clean"])
+    with pytest.raises(ValueError, match="no training clip of task 'dereverb'; there are clean, packet_loss, white"):
+        run(monkeypatch, [*argv, "--order", "white_noise", "dereverb"])  # before anything is trained
 
 
 def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, monkeypatch):
@@ -251,6 +253,7 @@ def test_every_launch_configuration_is_read_by_accelerate(name, kind):
         (["--train_clips", "0"], "train_clips is 0"),
         (["--data", "/nowhere"], "/nowhere"),
         (["--recipe", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--tasks", "dereverb"], "recipe.yaml: unknown task 'dereverb'; the recipe has clean, white_noise"),
         (["--where", "snr_db > 99"], "no row satisfies"),
         (["--model_overrides", RUN["model_overrides"] + ",max_position_embeddings=16"], "context holds"),
     ],

@@ -173,7 +173,8 @@ class PairedFiles:
             if part != "all" and (pair in held_out) != (part == "valid"):
                 continue
             try:
-                total = math.ceil(checked_seconds(*pair) * sampling_rate / hop_length)
+                # frames that hold a sample; by the duration, rounding may add a frame that holds none
+                total = math.floor(checked_end(*pair) * sampling_rate / hop_length) + 1
             except (OSError, ValueError) as error:
                 if not skip_broken:
                     raise
@@ -214,8 +215,8 @@ class PairedFiles:
         return fit_length(mono, frames * self.hop_length)
 
 
-def checked_seconds(noisy: Path, clean: Path) -> float:
-    """The duration of a pair; raises if it is none, or its clean side is silent."""
+def checked_end(noisy: Path, clean: Path) -> float:
+    """Seconds from the first to the last sample of a pair; raises if it is none, or its clean side is silent."""
     with readable(noisy):
         here = soundfile.info(noisy)
     with readable(clean):
@@ -227,7 +228,7 @@ def checked_seconds(noisy: Path, clean: Path) -> float:
         raise ValueError(f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length")
     if is_silent:
         raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
-    return here.duration
+    return (here.frames - 1) / here.samplerate
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -298,5 +299,4 @@ def corpus_pairs(
         sources["room"] = MeasuredRooms(find_clips(rooms) if rooms else find_clips(data, rows("rir")))
     if music:
         sources["music"] = BackgroundClips(find_clips(music))
-    mix = Recipe.from_yaml(recipe, sources)
-    return DegradedPairs(speech, mix.only(*tasks) if tasks else mix, sampling_rate, hop_length, **options)
+    return DegradedPairs(speech, Recipe.from_yaml(recipe, sources, tasks), sampling_rate, hop_length, **options)

@@ -5,7 +5,7 @@ Knows the degradations by name and the order they are applied in; knows no file 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -91,10 +91,13 @@ class Recipe:
         self.probabilities = weights / weights.sum()
 
     @classmethod
-    def from_yaml(cls, path: str | Path, sources: Mapping | None = None) -> "Recipe":
-        """Reads a recipe; errors name the file."""
+    def from_yaml(
+        cls, path: str | Path, sources: Mapping | None = None, tasks: Sequence[str] | None = None
+    ) -> "Recipe":
+        """Reads a recipe, or some of its tasks; errors name the file."""
         try:
-            return cls(yaml.safe_load(Path(path).read_text()), sources)
+            recipe = cls(yaml.safe_load(Path(path).read_text()), sources)
+            return recipe.only(*tasks) if tasks else recipe
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from error
 

@@ -36,13 +36,16 @@ def train_tasks(
         train, valid: clips of all tasks.
 
     Raises:
-        ValueError: clips without a cache, or a folder that holds a run of another order.
+        ValueError: clips without a cache, a task without clips, or a folder that holds a run of another order.
     """
     if not isinstance(train, TokenCache):
         raise ValueError("stage 2 takes the clips of a task from a token cache; leave on_the_fly and stream out")
+    order, present = stage.order or train.tasks, set(train.rows["task"])
+    if missing := [task for task in order if task not in present]:
+        raise ValueError(f"no training clip of task {missing[0]!r}; there are {', '.join(sorted(present))}")
     folder = Path(args.output_dir)
     matrix = ForgettingMatrix(train.tasks)
-    names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in stage.order or train.tasks]
+    names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in order]
     if (folder / "forgetting.json").exists():
         matrix = ForgettingMatrix.load(folder)
         done, planned = matrix.stages[1:], [name for name, _ in names]
@@ -71,8 +74,6 @@ def with_replay(train: TokenCache, task: str, share: float, seed: int) -> TokenC
     """The clips of a task, and so many of the others that they make up `share` of the whole."""
     is_task = torch.tensor([name == task for name in train.rows["task"]])
     own, others = is_task.nonzero().flatten(), (~is_task).nonzero().flatten()
-    if not len(own):
-        raise ValueError(f"no training clip of task {task!r}; there are {', '.join(train.tasks)}")
     wanted = min(len(others), round(len(own) * share / (1 - share)))
     picked = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:wanted]]
     return train.pick(torch.cat([own, picked]).tolist())
