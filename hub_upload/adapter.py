@@ -61,7 +61,7 @@ def copy_adapter(source: Path, folder: Path, base_model: str) -> None:
 
 def check_fit(source: Path, base_model: str) -> None:
     """Raises ValueError if a tensor of the adapter has no place in `base_model`, or a place has no tensor."""
-    base = DacSeForEnhancement.from_pretrained(base_model, dtype="auto", use_safetensors=True)
+    base = DacSeForEnhancement.from_pretrained(base_model, dtype="auto")
     try:
         adapted = PeftModel.from_pretrained(base, source)
     except (RuntimeError, ValueError) as error:  # sizes differ; none of the modules is there

@@ -173,10 +173,11 @@ def prepare_space(status: Status) -> Callable[[Path], None]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Shows an error as one line and ends with exit status 1; hushes the bars of transformers."""
+    """Shows an error as one line and ends with exit status 1; hushes the bars and tables of transformers."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     except ModuleNotFoundError as error:

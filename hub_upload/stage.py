@@ -39,7 +39,7 @@ def open_checkpoint(
         ValueError: the weights are pickles only, there is no codec, or the token layout contradicts it.
     """
     refuse_pickled_weights(source)
-    model = DacSeForEnhancement.from_pretrained(source, dtype="auto", use_safetensors=True)
+    model = DacSeForEnhancement.from_pretrained(source, dtype="auto")
     stored = model.dtype
     if adapter is not None:
         model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()

@@ -1,6 +1,7 @@
 """The language model: a Llama over codec tokens that answers noisy codes with clean ones. Knows ids only."""
 
 import torch
+from safetensors import SafetensorError
 from transformers import LlamaForCausalLM
 
 from .configuration_dacse import DacSeConfig
@@ -15,6 +16,33 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
 
     config_class = DacSeConfig
     config: DacSeConfig
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads safetensors, whole or not at all: the library alone would fill what is missing with random weights.
+
+        Args:
+            pretrained_model_name_or_path, args, kwargs: Those of [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: If weights are damaged, missing, too many, or of other shapes than the configuration's.
+            OSError: If the place cannot be reached, or has no safetensors.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True} | kwargs | {"output_loading_info": True}
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"the weights in {pretrained_model_name_or_path} are damaged ({error}): get them again"
+            ) from error
+        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info[fault]:
+                raise ValueError(
+                    f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
+                    f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
+                )
+        return (model, info) if wants_info else model
 
     def save_pretrained(self, *args, **kwargs):
         """Saves the model with its code; `AutoModelForCausalLM` finds the class as `AutoModel` does."""

@@ -55,6 +55,42 @@ def test_tied_weights_are_stored_once(tmp_path):
         ]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 3}, "9 missing, such as model.layers.2.input_layernorm.weight"),
+        ({"num_hidden_layers": 1}, "9 unexpected, such as model.layers.1.input_layernorm.weight"),
+        ({"codebook_size": 8, "vocab_size": 29}, r"1 mismatched, such as .*embed_tokens.weight.*53.*29"),
+        ({"num_hidden_layers": "three"}, "config.json is wrong: .*num_hidden_layers.* expected int, got str"),
+        ({"num_attention_heads": 5}, "config.json is wrong: .*hidden size"),
+    ],
+)
+def test_weights_and_configuration_that_contradict_each_other_are_refused(tmp_path, change, message):
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=message):
+        DacSeForEnhancement.from_pretrained(tmp_path)
+
+
+def test_damaged_weights_and_pickles_are_refused(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="the weights in .* are damaged .*: get them again"):
+        DacSeForEnhancement.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny_model().state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="no file named model.safetensors"):
+        DacSeForEnhancement.from_pretrained(tmp_path)
+
+
+def test_the_librarys_report_of_loading_is_handed_over_when_asked_for(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    model, info = DacSeForEnhancement.from_pretrained(tmp_path, output_loading_info=True)
+    assert isinstance(model, DacSeForEnhancement) and not info["missing_keys"]
+
+
 def write_plain_llama(folder, legacy, generation_config):
     """A repository as the authors' trainer leaves it: a plain Llama whose configuration says bos 1 and pad 0."""
     config = LlamaConfig(

@@ -1,6 +1,7 @@
 """The language model's configuration: a Llama and the token layout it speaks. Knows no audio, codec or file."""
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
 SIZES = {
@@ -147,6 +148,9 @@ class DacSeConfig(LlamaConfig):
 
         `transformers.pipeline` prefers a repository's own pipeline code to a registered class and asks to trust it;
         an installed package needs neither.
+
+        Raises:
+            ValueError: If a field is of another type than Llama's, or fields contradict one another.
         """
         if "custom_pipelines" in config_dict:
             from transformers.pipelines import PIPELINE_REGISTRY
@@ -154,7 +158,10 @@ class DacSeConfig(LlamaConfig):
             registered = PIPELINE_REGISTRY.get_supported_tasks()
             remote = {task: spec for task, spec in config_dict["custom_pipelines"].items() if task not in registered}
             config_dict = config_dict | {"custom_pipelines": remote}
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"config.json is wrong: {error.__cause__}") from error
 
 
 DacSeConfig.register_for_auto_class()
