@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import DacConfig, DacModel
 from transformers.models.dac.modeling_dac import Snake1d
@@ -188,8 +189,8 @@ def load_codec(name_or_path: str | os.PathLike, **hub_kwargs) -> DacModel:
         **hub_kwargs: `subfolder`, `revision`, `cache_dir`, `token`, ...
 
     Raises:
-        ValueError: nothing or another kind of model is there, or some weights are missing: `from_pretrained` alone
-            would go on with random ones.
+        ValueError: nothing or another kind of model is there, or weights are damaged, missing or of other shapes:
+            `from_pretrained` alone would go on with random ones.
         OSError: the place cannot be reached, or has no weights.
     """
     place = Path(name_or_path, hub_kwargs.get("subfolder", ""))
@@ -198,9 +199,18 @@ def load_codec(name_or_path: str | os.PathLike, **hub_kwargs) -> DacModel:
         raise ValueError(
             f"{place} holds no DAC codec (model_type {settings.get('model_type')}); give a place that does"
         )
-    codec, info = DacModel.from_pretrained(name_or_path, use_safetensors=True, output_loading_info=True, **hub_kwargs)
+    options = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        codec, info = DacModel.from_pretrained(name_or_path, **options, **hub_kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"the codec in {place} is damaged ({error}); get it again") from error
     if info["missing_keys"]:
         raise ValueError(f"the codec in {place} lacks weights, such as {min(info['missing_keys'])}; get it again")
+    if info["mismatched_keys"]:
+        raise ValueError(
+            f"the codec in {place} has weights of other shapes than its config.json, such as "
+            f"{min(info['mismatched_keys'])}; get it again"
+        )
     return codec
 
 

@@ -1,4 +1,5 @@
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,13 @@ def test_a_folder_that_holds_no_whole_codec_is_refused(tmp_path):
     del weights["decoder.conv1.weight"]
     save_file(weights, tmp_path / "dac" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights, such as decoder.conv1.weight"):
+        load_codec(tmp_path / "dac")
+    tiny_codec(codebook_dim=8).save_pretrained(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", tmp_path / "dac")
+    with pytest.raises(ValueError, match=r"weights of other shapes than its config.json, such as \('quantizer"):
+        load_codec(tmp_path / "dac")
+    (tmp_path / "dac" / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="the codec in .*dac is damaged .*; get it again"):
         load_codec(tmp_path / "dac")
     (tmp_path / "dac" / "model.safetensors").unlink()
     with pytest.raises(OSError, match="model.safetensors"):
