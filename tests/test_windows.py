@@ -1,5 +1,7 @@
 """Windows cover every frame once, whatever the length; weights keep the outside untouched."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +44,14 @@ def test_default_window_is_capped_by_the_context_and_a_chosen_one_raises_with_bo
         window_frames(6.0, 86.1328125, 454)
     with pytest.raises(ValueError, match="window_seconds is 0.001"):
         window_frames(0.001, 86.1328125, 454)
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf])
+def test_lengths_that_are_no_numbers_raise(seconds):
+    with pytest.raises(ValueError, match=f"window_seconds is {seconds}; give a finite number"):
+        window_frames(seconds, 100.0, 400)
+    with pytest.raises(ValueError, match=f"overlap_seconds is {seconds}; give a finite number"):
+        overlap_frames(seconds, 100.0, 400)
 
 
 @pytest.mark.parametrize("overlap_seconds", [-0.1, 4.0, 5.0])

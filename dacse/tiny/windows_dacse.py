@@ -3,6 +3,7 @@
 Knows frames, samples and seconds; knows no audio, codec or model.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def window_frames(
         only_frames: the one length the model was trained on, if there is but one.
 
     Raises:
-        ValueError: the chosen window is shorter than a frame, longer than the context, or not the only length.
+        ValueError: the chosen window is no number, below a frame, beyond the context, or not the only length.
 
     >>> window_frames(None, 100.0, 250), window_frames(None, 100.0, 1000), window_frames(1.5, 100.0, 250)
     (250, 400, 150)
@@ -42,7 +43,7 @@ def window_frames(
     """
     if window_seconds is None:
         return only_frames or max(1, min(max_frames, round(DEFAULT_WINDOW_SECONDS * frame_rate)))
-    frames = round(window_seconds * frame_rate)
+    frames = _nearest_frames("window_seconds", window_seconds, frame_rate)
     if not 1 <= frames <= max_frames:
         raise ValueError(
             f"window_seconds is {window_seconds} ({frames} frames), but this model takes windows of"
@@ -60,14 +61,14 @@ def overlap_frames(overlap_seconds: float | None, frame_rate: float, window: int
     """Frames that neighbouring windows share; the default of 0.2 s is capped at a quarter of the window.
 
     Raises:
-        ValueError: the chosen overlap is negative or leaves a window no frame of its own.
+        ValueError: the chosen overlap is no number, negative, or leaves a window no frame of its own.
 
     >>> overlap_frames(None, 100.0, 400), overlap_frames(None, 100.0, 40), overlap_frames(0.1, 100.0, 40)
     (20, 10, 10)
     """
     if overlap_seconds is None:
         return min(window // 4, round(DEFAULT_OVERLAP_SECONDS * frame_rate))
-    frames = round(overlap_seconds * frame_rate)
+    frames = _nearest_frames("overlap_seconds", overlap_seconds, frame_rate)
     if not 0 <= frames < window:
         raise ValueError(
             f"overlap_seconds is {overlap_seconds} ({frames} frames); it must be at least 0 and shorter than the"
@@ -164,3 +165,9 @@ def span_weights(spans: Sequence[tuple[float, float]], fade: float, total: float
     if not knots:
         return np.zeros(len(positions), dtype=np.float32)
     return np.interp(positions, knots, weights, left=0.0, right=0.0).astype(np.float32)
+
+
+def _nearest_frames(name: str, seconds: float, frame_rate: float) -> int:
+    if not math.isfinite(seconds):
+        raise ValueError(f"{name} is {seconds}; give a finite number of seconds")
+    return round(seconds * frame_rate)
