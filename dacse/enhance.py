@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dacse import default_model
-from dacse.files import FORMATS, STANDARD, Job, plan_jobs
+from dacse.files import FORMATS, STANDARD, Job, check_place, plan_jobs
 from dacse.results import Result, one_line, progress_bar, report, summarize, write_result
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
@@ -47,7 +47,7 @@ def enhance(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results that exist.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Makes --sample reproducible.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes --sample reproducible.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
     """Enhance speech recordings of any length, rate and number of channels.
@@ -127,7 +127,10 @@ def _load(model: str | None, codec: str | None, adapter: str | None, device: str
 
         register()
         logging.disable_progress_bar()
+        logging.set_verbosity_error()  # what is wrong about a model is raised as well
         check_device(device)
+        for place in filter(None, (path, codec)):
+            check_place(place)
         loaded = DacSeForEnhancement.from_pretrained(path, dtype=str(dtype))
         pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device)
         use_adapter(pipe.model, adapter)

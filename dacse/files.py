@@ -1,4 +1,4 @@
-"""Which audio files a command reads and which it writes. Knows paths; knows no audio."""
+"""Which files a command reads and which it writes. Knows paths; knows no audio."""
 
 import glob
 import os
@@ -42,11 +42,15 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
             found += pairs
         else:
             problems[argument] = _why_nothing(argument)
+    if not found:
+        return [], problems
     is_folder = len(inputs) > 1 or len(found) > 1 or os.path.isdir(inputs[0]) or str(output).endswith(os.sep)
     if output not in (None, STANDARD) and not is_folder and not os.path.isdir(output):
         suffix = Path(output).suffix[1:].lower()
         if audio_format is None and suffix not in FORMATS:
             raise ValueError(f"cannot write {output!r}; end it in .{', .'.join(FORMATS)}, or pass --format")
+        if suffix in FORMATS and audio_format not in (None, suffix):
+            raise ValueError(f"{output!r} ends in .{suffix}, and --format is {audio_format}; leave one of them out")
         jobs = [Job(source, output) for source, _ in found]
     elif output == STANDARD and is_folder:
         raise ValueError("standard output takes one input file; pass a folder with -o")
@@ -56,12 +60,32 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
     return jobs, problems
 
 
+def check_place(place: str) -> None:
+    """Raises ValueError if `place` can be neither the directory nor the Hub id of a model."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        if not os.path.isdir(place):
+            validate_repo_id(place)
+    except HFValidationError as error:
+        raise ValueError(f"{place!r} is neither a directory here nor a Hub id") from error
+
+
 @contextmanager
 def replaced_when_done(path: str) -> Iterator[str]:
-    """Gives a temporary path beside `path`, which takes its place at the end, or disappears if anything goes wrong."""
+    """Gives a temporary path beside `path`, which takes its place at the end, or disappears if anything goes wrong.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
     folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
+    try:
+        os.makedirs(folder or ".", exist_ok=True)
+        open(temporary, "wb").close()  # the system's own error: libsndfile hides it
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}: {error.filename}); write somewhere else") from error
     try:
         yield temporary
         os.replace(temporary, path)
@@ -76,7 +100,8 @@ def _find(argument: str, output: str | None) -> Iterator[tuple[str, str]]:
         yield STANDARD, "stdin"
     elif os.path.isdir(argument):
         for path in sorted(Path(argument).rglob("*")):
-            if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not _is_own_result(path, output):
+            # a link that leads nowhere is taken, so that it is reported
+            if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir() and not _is_own_result(path, output):
                 yield str(path), str(path.relative_to(argument))
     elif os.path.exists(argument):
         yield argument, os.path.basename(argument)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dacse import default_model
+from dacse.files import check_place
 from dacse.results import one_line
 
 
@@ -27,6 +28,7 @@ def info(
     if model and size:
         raise typer.BadParameter("give a model or --size, not both")
     try:
+        check_place(model or default_model())
         facts = collect_facts(model or default_model(), size)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {one_line(error)}", err=True)

@@ -58,7 +58,8 @@ def write_result(
             with open(target, "rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
     except (OSError, ValueError, soundfile.SoundFileError) as error:
-        return Result(job.source, job.target, "failed", error=one_line(error))
+        named = "standard input" if job.source == STANDARD else job.source
+        return Result(job.source, job.target, "failed", error=one_line(error).replace(path, named))
     return Result(job.source, job.target, "enhanced", source.duration)
 
 

@@ -2,9 +2,12 @@
 
 import io
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -52,7 +55,7 @@ def run(model):
         ["enhance"],
         ["enhance", "x.wav", "--strength", "2"],
         ["enhance", "x.wav", "--dtype", "float17"],
-        ["enhance", "x.wav", "-o", "x.txt"],
+        ["enhance", "README.md", "-o", "x.txt"],
         ["info", "--help"],
     ],
 )
@@ -179,7 +182,30 @@ def test_inputs_that_name_no_audio_and_outputs_that_cannot_be_written(run, tmp_p
     result = run(tmp_path / "empty", tmp_path / "none*.wav", tmp_path / "a.wav", "-o", tmp_path / "file" / "out")
     assert result.exit_code == 1
     assert "folder without audio files" in result.stderr and "nothing matches" in result.stderr
-    assert "Not a directory" in result.stderr and "0 enhanced, 0 skipped, 3 failed" in result.stderr
+    assert f"cannot write {tmp_path / 'file' / 'out' / 'a.wav'} (Not a directory" in result.stderr
+    assert "0 enhanced, 0 skipped, 3 failed" in result.stderr
+
+
+def test_a_folder_that_may_not_be_written_is_named_with_the_systems_reason(run, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(9), RATE)
+    result = run(tmp_path / "a.wav", "-o", "/proc/out.wav")  # nobody may write there, not even root
+    assert result.exit_code == 1
+    assert re.search(r"^failed: .*a\.wav: cannot write /proc/out\.wav \(.+: .+\)", result.stderr, re.MULTILINE)
+
+
+def test_a_link_that_leads_nowhere_is_reported_and_not_passed_over(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "lost.wav").symlink_to("nowhere.wav")
+    soundfile.write(tmp_path / "in" / "a.wav", noise(9), RATE)
+    result = run(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 1 and "1 enhanced, 0 skipped, 1 failed" in result.stderr
+    assert "lost.wav" in result.stderr
+
+
+def test_bad_standard_input_is_called_so(run, tmp_path):
+    result = run("-", "-o", tmp_path / "out.wav", input=b"no audio")
+    assert result.exit_code == 1 and "failed: -: standard input cannot be read as audio" in result.stderr
+    assert str(Path(tempfile.gettempdir(), "tmp")) not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,7 +215,10 @@ def test_inputs_that_name_no_audio_and_outputs_that_cannot_be_written(run, tmp_p
         (["--adapter", "nothing"], "adapter 'nothing' is unknown"),
         (["--window-seconds", "60"], "window_seconds is 60.0"),
         (["--overlap-seconds", "60"], "overlap_seconds is 60.0"),
+        (["--window-seconds", "inf"], "window_seconds is inf"),
         (["--model", "tests"], "tests has no config.json"),
+        (["--model", "./no such model"], "'./no such model' is neither a directory here nor a Hub id"),
+        (["--codec", "/no/such/codec"], "'/no/such/codec' is neither a directory here nor a Hub id"),
     ],
 )
 def test_what_is_wrong_about_the_model_is_one_line_before_any_file_is_read(run, tmp_path, options, message):
@@ -210,6 +239,24 @@ def test_an_output_that_is_an_input_and_two_results_in_one_file_are_refused(tmp_
         plan_jobs([str(tmp_path)], str(tmp_path / "out"), None)
     with pytest.raises(ValueError, match="standard output takes one input"):
         plan_jobs([str(tmp_path)], "-", None)
+    with pytest.raises(ValueError, match="ends in .flac, and --format is mp3"):
+        plan_jobs([str(tmp_path / "a.wav")], str(tmp_path / "b.flac"), "mp3")
+
+
+def test_inputs_that_are_not_there_are_the_error_whatever_the_output(tmp_path):
+    missing = str(tmp_path / "missing.wav")
+    assert plan_jobs([missing], str(tmp_path / "folder"), None) == ([], {missing: "no such file or folder"})
+
+
+def test_a_model_whose_weights_are_damaged_is_one_line(run, model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(9), RATE)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text()) | {"hidden_size": 16}
+    (copy / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "a.wav"), "--model", str(copy)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1 and len(process.stderr.splitlines()) == 1
+    assert process.stderr.startswith(f"error: the weights in {copy} are not those of its config.json")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -246,4 +293,6 @@ def test_info_counts_a_model_without_loading_it(model, tmp_path):
     assert released["longest_window_seconds"] == 5.271
     assert "parameters" in CliRunner().invoke(app, ["info", model]).stdout
     missing = CliRunner().invoke(app, ["info", str(tmp_path)])
+    nowhere = CliRunner().invoke(app, ["info", "/no/such/model"])
+    assert nowhere.exit_code == 1 and "is neither a directory here nor a Hub id" in nowhere.stderr
     assert missing.exit_code == 1 and missing.stderr.startswith("error: ")
