@@ -1,5 +1,7 @@
 """Makes transformers know our classes: the Auto classes and `pipeline("audio-enhancement")`."""
 
+import logging
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -24,3 +26,12 @@ def register() -> None:
             default={"model": (dacse.default_model(), "main")},
             type="audio",
         )
+        logging.getLogger("transformers.pipelines").addFilter(_is_no_advice_against_our_default)
+
+
+def _is_no_advice_against_our_default(record: logging.LogRecord) -> bool:
+    """Keeps `pipeline("audio-enhancement")` quiet: a default inside this package cannot change under its user.
+
+    transformers advises against any default, as the ones it knows lie on the Hub.
+    """
+    return f"defaulted to {dacse.default_model()} " not in record.getMessage()

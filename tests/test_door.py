@@ -67,6 +67,13 @@ def test_a_pipeline_without_a_model_is_the_embedded_one():
 
 
 @needs_embedded_model
+def test_a_pipeline_without_a_model_has_nothing_to_complain_about():
+    code = "import dacse; from transformers import pipeline; pipeline('audio-enhancement', device='cpu')"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "No model was supplied" not in process.stderr
+
+
+@needs_embedded_model
 def test_the_embedded_model_is_at_most_25_megabytes_of_safetensors():
     files = [path for path in Path(dacse.default_model()).rglob("*") if path.is_file()]
     assert any(path.suffix == ".safetensors" for path in files)
