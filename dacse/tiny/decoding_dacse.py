@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 from transformers.generation import logits_process, stopping_criteria
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from .layers_dacse import CachedLayers
 
 # What works on the scores of one codebook as on the whole vocabulary with all others at -inf.
 WARPERS = (
@@ -28,6 +29,7 @@ WARPERS = (
 STOPS = (stopping_criteria.MaxLengthCriteria, stopping_criteria.EosTokenCriteria)
 MODEL_ARGUMENTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 UNKNOWN = -1
+TOKENS_TOGETHER = 1024  # that a CPU runs at once
 DRAFT_FRAMES = 4  # at most at a time; longer drafts hardly save passes
 DRAFT_SHARE = 0.8  # of a frame's ids that are the noisy ones, for drafts to begin
 GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that could be kept, for drafts to double, halve or end
@@ -97,28 +99,28 @@ class GridDecoder:
         is_real = (self.ids != config.pad_token_id) | (columns >= self.prompt_length)
         self.is_real = None if bool(is_real.all()) else is_real
         self.positions = (is_real.cumsum(-1) - 1).clamp(min=0)
-        shape = len(ids), config.num_key_value_heads, self.ids.shape[1], config.head_dim
-        self.caches = [
-            (lowest.new_zeros(shape, dtype=model.dtype), lowest.new_zeros(shape, dtype=model.dtype))
-            for _ in model.model.layers
-        ]
-        self.rotation = [part[0] for part in model.model.rotary_emb(self.caches[0][0], columns[None])]
+        self.layers = CachedLayers(model.model, *self.ids.shape)
 
-    @torch.no_grad()
     def run(self) -> torch.LongTensor:
         """Decodes everything: prompts and new ids, `(row, token)`."""
+        with torch.inference_mode():
+            self._decode()
+        new = self.prompt_length + torch.arange(self.new_tokens, device=self.ids.device)
+        return torch.cat([self.input_ids, self.ids.gather(1, new + self.begun[:, None])], dim=1)
+
+    def _decode(self) -> None:
         fed = 0
         while bool((self.ids == UNKNOWN).any()):
             fed = self._run_together(fed)
             fed = self._run_apart(fed)
-        new = self.prompt_length + torch.arange(self.new_tokens, device=self.ids.device)
-        return torch.cat([self.input_ids, self.ids.gather(1, new + self.begun[:, None])], dim=1)
 
     def _run_together(self, fed: int) -> int:
         """Decodes one column after the other, in all rows at once, until a frame comes out as it went in."""
         num_codebooks = self.config.num_codebooks
         for column in (self.ids == UNKNOWN).any(0).nonzero()[:, 0].tolist():
-            hidden = self._feed(self.ids[:, fed:column], (slice(None), slice(fed, column)), column)[:, -1]
+            hidden = torch.cat(
+                [self._feed((rows, slice(fed, column)), column)[:, -1] for rows in self._rows(column - fed)]
+            )
             first = self._first_id(column)
             picked = first + self._pick(self._score(hidden, first))
             self.ids[:, column] = torch.where(self.ids[:, column] == UNKNOWN, picked, self.ids[:, column])
@@ -139,7 +141,7 @@ class GridDecoder:
             columns = fed + torch.arange(length + 1, device=fed.device)
             known = self.ids[rows, columns]
             guess = torch.where(known == UNKNOWN, self.draft[rows, columns], known)
-            hidden = self._feed(guess[:, :-1], (rows, columns[:, :-1]), int(fed.max()) + length)
+            hidden = self._feed((rows, columns[:, :-1]), int(fed.max()) + length, guess[:, :-1])
             first = self._first_id(columns[:, 1:, None])
             ids = first + torch.arange(self.config.codebook_size, device=fed.device)
             scores = self.model.lm_head(self.model.model.norm(hidden)).gather(2, ids)
@@ -155,6 +157,11 @@ class GridDecoder:
             elif share < SHRINK_SHARE:
                 length //= 2
         return int(fed.min())
+
+    def _rows(self, num_tokens: int) -> list[slice]:
+        """Rows to run together: on a CPU a long prompt alone, so that what is between its layers fits the cache."""
+        together = max(1, TOKENS_TOGETHER // num_tokens) if self.ids.device.type == "cpu" else len(self.ids)
+        return [slice(first, first + together) for first in range(0, len(self.ids), together)]
 
     def _first_id(self, column):
         """The first id of the codebook that is due at a column."""
@@ -178,45 +185,29 @@ class GridDecoder:
             scores = warper(None, scores)
         return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
 
-    def _feed(self, ids: torch.LongTensor, place: tuple, stop: int) -> torch.Tensor:
+    def _feed(self, place: tuple, stop: int, ids: torch.LongTensor | None = None) -> torch.Tensor:
         """Runs the layers on some columns of every row.
 
         Args:
-            ids (`torch.LongTensor` of shape `(row, token)`): What stands in these columns.
             place (`tuple`): Indices of the columns in a tensor `(row, column)`.
             stop (`int`): The column behind the last.
+            ids (`torch.LongTensor` of shape `(row, token)`, *optional*): Instead of what stands in these columns.
 
         Returns:
             Hidden states of shape `(row, token, hidden)`.
         """
-        model, num_tokens = self.model.model, ids.shape[1]
-        cos, sin = (part[self.positions[place]] for part in self.rotation)
-        mask = self._mask(place, stop) if num_tokens > 1 or self.is_real is not None else None
-        hidden = model.embed_tokens(ids)
-        for layer, (keys, values) in zip(model.layers, self.caches, strict=True):
-            attention, normed = layer.self_attn, layer.input_layernorm(hidden)
-            query, key, value = (
-                project(normed).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
-            )
-            query, key = apply_rotary_pos_emb(query, key, cos, sin)
-            keys.transpose(1, 2)[place], values.transpose(1, 2)[place] = key.transpose(1, 2), value.transpose(1, 2)
-            mixed = nn.functional.scaled_dot_product_attention(
-                query,
-                keys[:, :, :stop],
-                values[:, :, :stop],
-                attn_mask=mask,
-                enable_gqa=keys.shape[1] < query.shape[1],
-            )
-            hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return hidden
+        ids, positions = self.ids[place] if ids is None else ids, self.positions[place]
+        return self.layers.feed(ids, positions, place, stop, self._mask(place, stop))
 
-    def _mask(self, place: tuple, stop: int) -> torch.BoolTensor:
-        """Which columns each token sees, `(row, 1, token, column)`: real ones up to its own."""
+    def _mask(self, place: tuple, stop: int) -> torch.BoolTensor | None:
+        """Which columns each token sees, `(row, 1, token, column)`: real ones up to its own. None for all up to it."""
+        rows, own = place
+        is_slice = isinstance(own, slice)
+        if self.is_real is None and is_slice and (own.start == 0 or own.stop == own.start + 1):
+            return None
         columns = torch.arange(stop, device=self.ids.device)
-        own = columns[None, place[1]] if isinstance(place[1], slice) else place[1]
-        own = own[:, None, :, None]
+        own = (columns[None, own] if is_slice else own)[:, None, :, None]
         if self.is_real is None:
             return columns <= own
-        return (columns <= own) & self.is_real[:, None, None, :stop] | (columns == own)
+        is_real = self.is_real[rows if is_slice else slice(None), None, None, :stop]
+        return (columns <= own) & is_real | (columns == own)

@@ -6,6 +6,7 @@ from transformers import LlamaForCausalLM
 
 from .configuration_dacse import DacSeConfig
 from .generation_dacse import DacSeGenerationMixin
+from .int8_dacse import Int8Linear, quantize_layers
 
 
 class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
@@ -23,12 +24,17 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
 
         Args:
             pretrained_model_name_or_path, args, kwargs: Those of [`~transformers.PreTrainedModel.from_pretrained`].
+                With `dtype="int8"`, for a CPU, the matrices of the layers are rounded to 8 bits, and the rest stays as
+                stored: a quarter of the memory of float32, and other ids where two are nearly equally likely.
 
         Raises:
             ValueError: If weights are damaged, missing, too many, or of other shapes than the configuration's.
             OSError: If the place cannot be reached, or has no safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        wants_int8 = kwargs.get("dtype") in ("int8", torch.int8)
+        if wants_int8:
+            kwargs["dtype"] = "auto"
         kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True} | kwargs | {"output_loading_info": True}
         try:
             model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -42,10 +48,20 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
                     f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
                 )
+        if wants_int8:
+            quantize_layers(model.model.layers)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, *args, **kwargs):
-        """Saves the model with its code; `AutoModelForCausalLM` finds the class as `AutoModel` does."""
+        """Saves the model with its code; `AutoModelForCausalLM` finds the class as `AutoModel` does.
+
+        Raises:
+            ValueError: If the model was loaded in int8, whose rounding is not undone.
+        """
+        if any(isinstance(module, Int8Linear) for module in self.modules()):
+            raise ValueError(
+                "this model was loaded in int8, which is for running only: load it without dtype to save it"
+            )
         auto_map = getattr(self.config, "auto_map", {})
         self.config.auto_map = auto_map | {"AutoModelForCausalLM": f"{__name__.split('.')[-1]}.{type(self).__name__}"}
         return super().save_pretrained(*args, **kwargs)

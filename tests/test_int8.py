@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+from transformers import pipeline
+
+import dacse  # noqa: F401  registers the pipeline
+from modeling_dacse import DacSeForEnhancement
+from modeling_dacse.int8_dacse import Int8Linear, quantize_rows
+from tests.tiny import tiny_model, tiny_pipeline, tiny_prompts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_int8_layer_is_the_layer_to_one_percent(bias):
+    torch.manual_seed(0)
+    linear, hidden = nn.Linear(256, 64, bias), torch.randn(2, 5, 256)
+    expected = linear(hidden)
+    error = (Int8Linear(linear)(hidden) - expected).norm() / expected.norm()
+    assert error < 0.015  # two roundings to 1/254 of the largest of 256 normal numbers
+
+
+@torch.no_grad()
+def test_rows_do_not_depend_on_the_rows_beside_them():
+    layer, hidden = Int8Linear(nn.Linear(32, 16)), torch.randn(4, 32)
+    assert torch.equal(layer(hidden), torch.cat([layer(row[None]) for row in hidden]))
+
+
+def test_silence_stays_silence():
+    whole, scales = quantize_rows(torch.zeros(1, 8))
+    assert not whole.any() and (whole * scales == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", torch.int8], ids=str)
+def test_a_model_loads_in_int8_and_stays_on_the_grid(tmp_path, dtype):
+    tiny_model().save_pretrained(tmp_path)
+    model = DacSeForEnhancement.from_pretrained(tmp_path, dtype=dtype)
+    layers = [module for module in model.model.layers.modules() if isinstance(module, Int8Linear)]
+    assert len(layers) == 7 * model.config.num_hidden_layers
+    prompts, config = tiny_prompts([3, 2], model.config), model.config
+    ids = model.generate(**prompts)
+    together = [model.generate(row[row != config.pad_token_id][None]) for row in prompts["input_ids"]]
+    assert torch.equal(ids[0], together[0][0]) and torch.equal(ids[1, 3:-3], together[1][0])
+    clean = ids[0, -10:-1]
+    codebook = torch.arange(9) % config.num_codebooks
+    assert torch.equal((clean - config.first_code_id) // config.codebook_size, codebook)
+    with pytest.raises(ValueError, match="int8"):
+        model.save_pretrained(tmp_path / "again")
+
+
+def test_a_pipeline_takes_int8(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    enhance = pipeline("audio-enhancement", model=str(tmp_path), dtype="int8")
+    assert isinstance(enhance.model.model.layers[0].mlp.up_proj, Int8Linear)
+    assert enhance.processor.audio_tokenizer.dtype == torch.float32
+    assert enhance(torch.randn(100).numpy(), sampling_rate=8000)["audio"].shape == (100,)
