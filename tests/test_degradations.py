@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pyroomacoustics
 import pytest
 import yaml
 
 from tests.tiny_corpus import RATE, voice
 from training_dacse import degradations as d
 from training_dacse.recipe import KINDS, Recipe, lowest_snr
-from training_dacse.rooms import SimulatedRooms
+from training_dacse.rooms import SimulatedRooms, simulate_room
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 CLEAN = np.stack([voice(0, 4.0), voice(1, 4.0)])  # two channels
@@ -110,6 +111,14 @@ def test_simulated_rooms_are_reproducible_and_decay():
     energy = np.cumsum(response[::-1] ** 2)[::-1]
     assert name.startswith("simulated 1/")
     assert energy[len(energy) // 2] < 0.1 * energy[0]
+
+
+def test_simulated_rooms_do_not_depend_on_the_number_of_cores():
+    rooms = []
+    for threads in (1, 8):
+        pyroomacoustics.constants.set("num_threads", threads)  # its default is the number of cores
+        rooms.append([simulate_room(RNG((0, number))) for number in range(30)])
+    assert all(np.array_equal(one, eight) for one, eight in zip(*rooms, strict=True))
 
 
 def test_the_paper_recipe_is_the_released_table():

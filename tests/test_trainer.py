@@ -1,7 +1,9 @@
 """The trainer computes the loss it should, whatever the batch shape, and a resumed run is the uninterrupted one."""
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec, tiny_model
+from training_dacse import callbacks
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
 from training_dacse.listening import AudioCallback, enhance_codes
@@ -135,17 +138,33 @@ def test_a_nan_stops_the_run_before_a_checkpoint(tmp_path):
     assert not list(Path(tmp_path).glob("checkpoint-*"))
 
 
-def test_a_wall_clock_budget_ends_the_run_and_counts_over_restarts(tmp_path):
+def test_a_wall_clock_budget_ends_the_run_and_counts_over_restarts(tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(ticks)))  # a step takes 50 ms
     settings = {"max_steps": 10_000, "max_seconds": 1.5, "save_steps": 10_000, "save_strategy": "steps"}
     run = trainer(tmp_path, **settings)
     run.train()
     steps = run.state.global_step
-    assert 0 < steps < 10_000
+    assert steps == 30
     rates = [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
     assert rates[-1] < 0.2 * max(rates)
     again = trainer(tmp_path, **settings)
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == steps + 1  # nothing was left
+
+
+def test_a_compiled_model_trains_enhances_and_is_saved_as_a_plain_one(tmp_path):
+    noisy, runs = Rows(1)[0]["noisy"], []
+    for name, compiled in (("plain", False), ("compiled", True)):
+        settings = {"torch_compile": compiled, "torch_compile_backend": "eager" if compiled else None}
+        run = trainer(tmp_path / name, model=tiny_model(attention_dropout=0.0), **settings)
+        run.train()
+        run.save_model()
+        saved = DacSeForEnhancement.from_pretrained(tmp_path / name)
+        assert torch.equal(enhance_codes(run.model, noisy), enhance_codes(saved, noisy))
+        runs.append(run)
+    assert [hasattr(run.model_wrapped, "_orig_mod") for run in runs] == [False, True]
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-4)
 
 
 def test_clips_are_enhanced_and_logged_at_every_evaluation(tmp_path):

@@ -253,7 +253,7 @@ def test_every_launch_configuration_is_read_by_accelerate(name, kind):
         (["--train_clips", "0"], "train_clips is 0"),
         (["--data", "/nowhere"], "/nowhere"),
         (["--recipe", "/nowhere.yaml"], "/nowhere.yaml"),
-        (["--tasks", "dereverb"], "recipe.yaml: unknown task 'dereverb'; the recipe has clean, white_noise"),
+        (["--tasks", "dereverb"], "recipe.yaml: unknown task 'dereverb'; the recipe has clean, packet_loss"),
         (["--where", "snr_db > 99"], "no row satisfies"),
         (["--model_overrides", RUN["model_overrides"] + ",max_position_embeddings=16"], "context holds"),
     ],

@@ -27,6 +27,7 @@ def simulate_room(rng: Generator, rt60: tuple[float, float] = (0.15, 0.6)) -> np
     )
     room.add_source(rng.uniform(0.3, size - 0.3))
     room.add_microphone(rng.uniform(0.3, size - 0.3))
+    pyroomacoustics.constants.set("num_threads", 1)  # its sums round by threads: one, however many cores there are
     room.compute_rir()
     response = np.asarray(room.rir[0][0], dtype=np.float32)
     return response / np.abs(response).max()
