@@ -70,12 +70,21 @@ class EnhancedWindow:
 
 
 def open_recording(processor: ProcessorMixin, audio: Any, sampling_rate: int | None, regions) -> Recording:
-    """Opens audio of any kind; a path is read as it is needed, everything else is in memory."""
+    """Opens audio of any kind; a path is read as it is needed, everything else is in memory.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or a region begins behind its end.
+    """
     if isinstance(audio, (str, os.PathLike)) and not str(audio).startswith(("http://", "https://")):
         rate, channels, num_samples, _ = processor.stream_audio(audio)
-        return Recording(rate, channels, num_samples, audio, regions)
-    waveform, rate = processor.load_audio(audio, sampling_rate)
-    return Recording(rate, *waveform.shape, waveform, regions)
+        recording = Recording(rate, channels, num_samples, audio, regions)
+    else:
+        waveform, rate = processor.load_audio(audio, sampling_rate)
+        recording = Recording(rate, *waveform.shape, waveform, regions)
+    seconds = recording.num_samples / rate
+    if regions and regions[-1][0] >= seconds:  # they ascend
+        raise ValueError(f"region {regions[-1]} begins behind the end of the recording, which lasts {seconds:.6g} s")
+    return recording
 
 
 def cut_recording(

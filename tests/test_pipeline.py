@@ -1,11 +1,4 @@
-"""The pipeline: any length, rate and kind of input; batches, streams, regions, strength, adapters, clear errors."""
-
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+"""The pipeline: any length, rate and kind of input; batches, streams, regions, strength, clear errors."""
 
 import numpy as np
 import pytest
@@ -13,16 +6,10 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
-from transformers import BertConfig, BertModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-import dacse
-from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from pipeline_dacse.companions_dacse import default_batch_size
 from pipeline_dacse.windows_dacse import split_windows
-from tests.loopback_hub import LoopbackHub
-from tests.tiny import tiny_codec, tiny_model, tiny_pipeline
+from tests.tiny import tiny_pipeline
 
 RATE = 8000  # of the tiny codec, 8 samples a frame
 
@@ -34,20 +21,6 @@ def noise(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def enhance():
     return tiny_pipeline()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A saved model with two adapters in its `adapters/` folder."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    for seed, name in enumerate(("denoise", "dereverb")):
-        model = tiny_model()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-        model.save_pretrained(folder / "adapters" / name)
-    return folder
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
@@ -95,12 +68,6 @@ def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
     waveform = noise(400, channels=2)
     out = enhance(waveform, sampling_rate=RATE)["audio"]
     np.testing.assert_array_equal(out, enhance.processor.decode_codes(enhance.processor.encode(waveform)))
-
-
-def test_the_codec_stays_in_float32_beside_a_model_in_bfloat16(folder):
-    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu", dtype="bfloat16")
-    assert enhance.model.dtype == torch.bfloat16 and enhance.processor.audio_tokenizer.dtype == torch.float32
-    assert enhance(noise(60), sampling_rate=RATE)["audio"].dtype == np.float32
 
 
 def test_batches_of_any_size_give_the_same_audio_in_the_order_of_the_inputs(enhance):
@@ -261,74 +228,6 @@ def test_progress_counts_the_frames_of_each_recording(enhance):
     assert calls[-1] == (25, 25) and calls == sorted(calls) and len(calls) == len(list(split_windows(25, 10, 2)))
 
 
-def test_adapters_are_switched_per_call_and_the_base_model_comes_back(folder):
-    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
-    audio = {"array": noise(60), "sampling_rate": RATE}
-    base = enhance(audio)["audio"]
-    denoised, dereverbed = (enhance(audio, adapter=name)["audio"] for name in ("denoise", "dereverb"))
-    assert (denoised != base).any() and (dereverbed != base).any() and (denoised != dereverbed).any()
-    np.testing.assert_array_equal(enhance(audio, adapter=None)["audio"], base)
-    np.testing.assert_array_equal(enhance(audio, adapter=str(folder / "adapters" / "denoise"))["audio"], denoised)
-    for name, expected in (("denoise", denoised), ("dereverb", dereverbed)):  # as they were, after a third
-        np.testing.assert_array_equal(enhance(audio, adapter=name)["audio"], expected)
-    with pytest.raises(ValueError, match=r"adapter 'nothing' is unknown; .* has .*denoise, dereverb"):
-        enhance(audio, adapter="nothing")
-
-
-FROM_THE_HUB = """
-import numpy, sys
-import dacse
-from transformers import pipeline
-
-enhance = pipeline("audio-enhancement", model="user/model", device="cpu")
-for name in ("denoise", "user/lora"):
-    numpy.save(name.replace("/", "_"), enhance(numpy.load("noisy.npy"), sampling_rate=8000, adapter=name)["audio"])
-try:
-    enhance(numpy.load("noisy.npy"), sampling_rate=8000, adapter="other")
-except ValueError as error:
-    print(error)
-"""
-
-
-def test_adapters_come_from_the_hub_too(folder, tmp_path):
-    def files(place):
-        return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
-
-    np.save(tmp_path / "noisy.npy", noise(60))
-    with LoopbackHub() as hub:
-        hub.add("user/model", files(folder))
-        hub.add("user/lora", files(folder / "adapters" / "denoise"))
-        environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        command = [sys.executable, "-c", FROM_THE_HUB]
-        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    expected = pipeline("audio-enhancement", model=str(folder), device="cpu")(
-        noise(60), sampling_rate=RATE, adapter="denoise"
-    )
-    for name in ("denoise", "user_lora"):
-        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected["audio"])
-    assert "'other' is unknown; user/model has denoise, dereverb, user_lora; or" in process.stdout
-
-
-def test_an_adapter_of_another_shape_is_refused(folder, tmp_path):
-    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
-    config = json.loads((folder / "adapters" / "denoise" / "adapter_config.json").read_text())
-    strange = Path(shutil.copytree(folder / "adapters" / "denoise", tmp_path / "strange"))
-    (strange / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj", "k_proj"]}))
-    with pytest.raises(ValueError, match="does not fit .* weights such as"):
-        enhance(noise(60), sampling_rate=RATE, adapter=str(strange))
-    assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
-
-
-def test_a_pipeline_made_from_an_adapter_uses_it_until_told_not_to(folder, tmp_path):
-    adapter = Path(shutil.copytree(folder / "adapters" / "denoise", tmp_path / "mine"))
-    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    enhance = pipeline("audio-enhancement", model=str(adapter), device="cpu")
-    audio = {"array": noise(60), "sampling_rate": RATE}
-    assert (enhance(audio)["audio"] != enhance(audio, adapter=None)["audio"]).any()
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -337,6 +236,7 @@ def test_a_pipeline_made_from_an_adapter_uses_it_until_told_not_to(folder, tmp_p
         ({"strength": 1.5}, r"strength is 1\.5"),
         ({"output_sampling_rate": 0}, "output_sampling_rate is 0"),
         ({"regions": [(2, 1)]}, r"region \(2, 1\)"),
+        ({"regions": [(0, 1), (3, 4)]}, r"region \(3, 4\) begins behind the end .* lasts 0\.0075 s"),
         ({"adapter": "nothing"}, "adapter 'nothing' is unknown; the model has none"),
     ],
 )
@@ -344,55 +244,6 @@ def test_parameters_out_of_range_say_which_and_why(enhance, parameters, message)
     with pytest.raises(ValueError, match=message) as error:
         enhance(noise(60), sampling_rate=RATE, **parameters)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"device": "quantum"}, "device 'quantum' is unknown"),
-        ({"dtype": "float17"}, "dtype 'float17' is unknown"),
-        pytest.param(
-            {"device": "cuda"},
-            "device 'cuda' is not available",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here"),
-        ),
-        pytest.param(
-            {"device": 0},
-            "device 0 is unknown",
-            marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here"),
-        ),
-    ],
-)
-def test_a_device_or_dtype_that_is_not_here_is_refused_and_not_replaced(folder, parameters, message):
-    with pytest.raises(ValueError, match=message) as error:
-        pipeline("audio-enhancement", model=str(folder), **parameters)
-    assert "\n" not in str(error.value)
-
-
-def test_a_model_and_a_codec_that_do_not_belong_together_are_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="codebook_size is 16 in the processor and 8 in its codec"):
-        pipeline("audio-enhancement", model=str(folder), codec=tiny_codec(codebook_size=8))
-    processor = type(tiny_pipeline().processor).from_codec(tiny_codec(), first_code_id=6)
-    with pytest.raises(ValueError, match="first_code_id is 5 in the model and 6 in its processor"):
-        dacse.AudioEnhancementPipeline(model=tiny_model(), processor=processor)
-    with pytest.raises(ValueError, match="descript/dac_44khz has not its 3 codebooks of 16 codes"):
-        dacse.AudioEnhancementPipeline(model=tiny_model())
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    settings_file = copy / "processor_config.json"
-    settings_file.write_text(settings_file.read_text().replace('"num_codebooks": 3', '"num_codebooks": 4'))
-    with pytest.raises(ValueError, match="num_codebooks is 4 in the processor and 3 in its codec"):
-        pipeline("audio-enhancement", model=str(copy))
-
-
-def test_a_directory_without_weights_or_with_another_architecture_is_named(folder, tmp_path):
-    empty = shutil.copytree(folder, tmp_path / "empty")
-    (empty / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=f"no file named model.safetensors.* found in directory {empty}"):
-        pipeline("audio-enhancement", model=str(empty))
-    bert = BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    bert.save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="bert is a bert model of 8 ids; audio-enhancement takes a dacse model"):
-        pipeline("audio-enhancement", model=str(tmp_path / "bert"))
 
 
 def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_with_silence():
@@ -408,17 +259,6 @@ def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_wi
     assert {prompt["input_ids"].shape[1] for prompt in only.preprocess(completed)} == {6 * 3 + 2}
     with pytest.raises(ValueError, match="trained on windows of 0.006 s"):
         only(noise(40)[0], sampling_rate=RATE, window_seconds=0.005)
-
-
-def test_the_batch_size_follows_the_size_of_keys_and_values(caplog):
-    with caplog.at_level("INFO", logger="pipeline_dacse"):
-        small = tiny_pipeline()
-    assert small._batch_size == 32
-    assert "32 windows at a time on cpu in torch.float32" in caplog.text
-    assert tiny_pipeline(batch_size=3)._batch_size == 3
-    large = DacSeConfig()  # 24 layers of 1536: 2.4 GB of keys and values in one window
-    with torch.device("meta"):
-        assert default_batch_size(DacSeForEnhancement(large)) == 1
 
 
 def test_nothing_is_generated_behind_the_end_of_a_recording():
