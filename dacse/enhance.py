@@ -15,7 +15,7 @@ from dacse.files import FORMATS, STANDARD, Job, check_place, plan_jobs
 from dacse.results import Result, one_line, progress_bar, report, summarize, write_result
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
-Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
+Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16", "int8"])
 
 
 def enhance(
@@ -47,7 +47,7 @@ def enhance(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results that exist.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes --sample reproducible.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs and --batch-size.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
     """Enhance speech recordings of any length, rate and number of channels.
