@@ -1,13 +1,15 @@
 """Speed against the naive baseline of naive.py: every row's calls in turn, medians and spread, one JSON, one table.
 
-    python benchmarks/speed.py                              the whole table into docs/speed.md; about 12 minutes
+    python benchmarks/speed.py                              the whole table into docs/speed.md; about 6 minutes
     python benchmarks/speed.py --quick                      every row in a minute or two, printed only
     python benchmarks/speed.py --device cuda                with the rows that need a GPU
     python benchmarks/speed.py --rows file codec --rounds 5 some rows, printed only
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed.py --processor-time
+                                                            on a busy machine: one core, and only what it did for us
 
 Rows run one after the other, each in a process of its own, which also gives the memory it needed. What is done
 is written after every row; a row that fails is left out, and the exit status is 1. No row begins another round once it
-has had a minute: on a CPU the file has one.
+has had half a minute.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -25,34 +28,72 @@ import torch
 from machine import describe_machine
 from speed_rows import CPU_ROWS, FULL, GPU_ROWS, QUICK
 
-ROW_SECONDS = 60  # after which no row begins another round
+import dacse
+from modeling_dacse import DacSeConfig, DacSeForEnhancement
+from pipeline_dacse.companions_dacse import default_batch_size
+
+ROW_SECONDS = 30  # after which no row begins another round
+WINDOW_FRAMES = FULL.window_frames  # 4 s of the released grid
 DOCS = Path(__file__).parents[1] / "docs"
-MEMORY = """## Memory
-
-Beside the weights and half a gigabyte of imports, a batch holds the keys and values of its windows, each `2 * layers *
-key-value heads * head size * tokens * bytes` in the model's dtype: 8.5 MB for a window of the embedded model (float32,
-1035 tokens), 0.9 GB for a 4 s window of the 1B model in bfloat16, twice that in float32. Left to itself, `batch_size`
-is as many windows as take half a gigabyte on a CPU, at most 32, or half of the free memory on a GPU, at most 64;
-`logging` says which at level info. The codec sees two seconds at a time, whatever the length of the file.
-"""
+MODELS = {"embedded": None, "1B": "1B"}
+GIGABYTE = 1e9
 
 
-def measure(name: str, quick: bool, device: str, rounds: int | None) -> dict:
+def describe_memory() -> list[str]:
+    """What each choice of model and dtype takes, computed from the configurations."""
+    lines = [
+        "## Memory",
+        "",
+        "Beside half a gigabyte of imports a process holds the weights, and for the windows of a batch their keys and",
+        "values: `2 * layers * key-value heads * head size * tokens * bytes`, in the dtype of the model (with int8 in",
+        "that of what is not rounded). Left to itself, `batch_size` is as many windows as take half a gigabyte on a",
+        "CPU, at most 32, or half of the free memory on a GPU, at most 64; `dacse enhance` says which, and `logging`",
+        "at level info. The codec sees two seconds at a time, whatever the length of the file.",
+        "",
+        "| model | dtype | weights, GB | keys and values of a window, GB | windows together on a CPU |",
+        "|---|---|---|---|---|",
+    ]
+    for name, size in MODELS.items():
+        config = DacSeConfig.from_size(size) if size else DacSeConfig.from_pretrained(dacse.default_model())
+        for dtype in (torch.float32, torch.bfloat16, torch.int8):
+            with torch.device("meta"):
+                model = DacSeForEnhancement(config).to(torch.bfloat16 if dtype == torch.int8 else dtype)
+            layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
+            weights = layers * dtype.itemsize + (model.num_parameters() - layers) * model.dtype.itemsize
+            width = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+            frames = config.window_frames or min(config.max_frames, WINDOW_FRAMES)
+            cache = 2 * width * (2 * frames * config.num_codebooks + 3) * model.dtype.itemsize
+            lines.append(
+                f"| {name} | {str(dtype).removeprefix('torch.')} | {weights / GIGABYTE:.3f} | {cache / GIGABYTE:.4f} |"
+                f" {default_batch_size(model)} |"
+            )
+    return lines
+
+
+def processor_seconds() -> float:
+    """Seconds of the processor that this process and those it waited for have had so far."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Callable[[], float]) -> dict:
     """Times a row's calls in turn."""
     scale = QUICK if quick else FULL
     row = (CPU_ROWS | GPU_ROWS)[name](scale, device)
     seconds: dict[str, list[float]] = {call: [] for call in row.calls}
-    began = time.perf_counter()
+    began = clock()
     for number in range(rounds or scale.rounds):
-        if number and rounds is None and time.perf_counter() - began > ROW_SECONDS:
+        if number and rounds is None and clock() - began > ROW_SECONDS:
             break
         for call, run in row.calls.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
-            seconds[call].append(time.perf_counter() - started)
+            seconds[call].append(clock() - started)
     medians = {call: statistics.median(values) for call, values in seconds.items()}
+    medians["baseline"] /= row.baseline_share
+    others = {call: round(medians["baseline"] / medians[call], 2) for call in list(row.calls)[2:]}
     result = {
         "row": name,
         "what": row.what,
@@ -60,8 +101,10 @@ def measure(name: str, quick: bool, device: str, rounds: int | None) -> dict:
         "seconds": {call: [round(value, 4) for value in values] for call, values in seconds.items()},
         "ratio": round(medians["baseline"] / medians["dacse"], 2),
         "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "facts": dict(row.facts),
+        "facts": dict(row.facts) | {f"{call}": f"{ratio} x" for call, ratio in others.items()},
     }
+    if row.baseline_share < 1:
+        result["facts"]["baseline timed on"] = f"{row.baseline_share:.0%} of it"
     if row.audio_seconds:
         result["facts"]["real-time factor"] = round(medians["dacse"] / row.audio_seconds, 3)
     if row.count > 1:
@@ -74,15 +117,16 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def write_table(results: list[dict], machine: str) -> str:
+def write_table(results: list[dict], machine: str, unit: str) -> str:
     lines = [
         "# Speed",
         "",
-        f"`python benchmarks/speed.py` on {machine}.",
+        f"`python {' '.join(sys.argv)}` on {machine}.",
         "",
         "The baseline is `benchmarks/naive.py`: one window at a time through `LlamaForCausalLM.generate`, a mask",
-        "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
-        "three of them, or as many as were begun within a minute.",
+        f"built row by row, whole-file codec calls. {unit} are medians (lowest to highest) of interleaved rounds,",
+        "three of them, or as many as were begun within half a minute. A baseline that was timed on a part is scaled",
+        "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
         "",
         "| what | wanted | baseline, s | dacse, s | ratio | besides |",
         "|---|---|---|---|---|---|",
@@ -90,9 +134,6 @@ def write_table(results: list[dict], machine: str) -> str:
     for result in results:
         seconds = result["seconds"]
         facts = dict(result["facts"])
-        facts |= {
-            f"{call}, s": spread(values) for call, values in seconds.items() if call not in ("baseline", "dacse")
-        }
         besides = "; ".join(f"{name} {value}" for name, value in facts.items())
         lines.append(
             f"| {result['what']} | {result['goal']} | {spread(seconds['baseline'])} | {spread(seconds['dacse'])} |"
@@ -105,7 +146,7 @@ def write_table(results: list[dict], machine: str) -> str:
         for name in GPU_ROWS
         if name not in measured
     ]
-    lines += ["", MEMORY]
+    lines += ["", *describe_memory()]
     return "\n".join(lines) + "\n"
 
 
@@ -115,15 +156,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="+", choices=[*CPU_ROWS, *GPU_ROWS])
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
 
     rows = args.rows or [*CPU_ROWS, *(GPU_ROWS if args.device != "cpu" else {})]
     machine, results = describe_machine(), []
+    clock = processor_seconds if args.processor_time else time.perf_counter
+    unit = "Seconds of the processor" if args.processor_time else "Seconds"
     failed = False
     for name in rows:
         try:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                results.append(pool.submit(measure, name, args.quick, args.device, args.rounds).result())
+                results.append(pool.submit(measure, name, args.quick, args.device, args.rounds, clock).result())
         except Exception:  # whatever it is, the other rows are worth having
             failed = True
             print(f"row {name} failed", file=sys.stderr)
@@ -131,9 +175,11 @@ def main() -> None:
             continue
         print(json.dumps(results[-1]), flush=True)
         if not args.quick and not args.rows:
-            (DOCS / "speed.json").write_text(json.dumps({"machine": machine, "rows": results}, indent=1) + "\n")
-            (DOCS / "speed.md").write_text(write_table(results, machine))
-    print(write_table(results, machine))
+            (DOCS / "speed.json").write_text(
+                json.dumps({"machine": machine, "unit": unit, "rows": results}, indent=1) + "\n"
+            )
+            (DOCS / "speed.md").write_text(write_table(results, machine, unit))
+    print(write_table(results, machine, unit))
     raise SystemExit(failed)
 
 

@@ -4,6 +4,7 @@ Every row is a function of a `Scale` that returns a `Row` of calls which do the 
 only their size matters; random weights never say what the noisy ids say: those rows show decoding without drafts.
 """
 
+import copy
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from naive import naive_enhance, naive_generate, plain_llama
 from transformers import DacConfig, DacModel, pipeline
 
 import dacse
+from modeling_dacse.int8_dacse import quantize_layers
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 
 SPEECH = Path(__file__).parents[1] / "examples/audio/inaugural_1961.wav"
@@ -33,6 +35,7 @@ class Scale:
 
     rounds: int
     file_seconds: float
+    baseline_seconds: float
     window_frames: int
     window_tokens: int
     large_layers: int
@@ -40,17 +43,36 @@ class Scale:
     codec_seconds: float
 
 
-FULL = Scale(3, 60, window_frames=345, window_tokens=600, large_layers=24, large_tokens=16, codec_seconds=30)
-QUICK = Scale(1, 2, window_frames=40, window_tokens=40, large_layers=2, large_tokens=4, codec_seconds=3)
+FULL = Scale(
+    rounds=3,
+    file_seconds=60,
+    baseline_seconds=2,
+    window_frames=345,
+    window_tokens=300,
+    large_layers=24,
+    large_tokens=8,
+    codec_seconds=30,
+)
+QUICK = Scale(
+    rounds=1,
+    file_seconds=2,
+    baseline_seconds=2,
+    window_frames=40,
+    window_tokens=40,
+    large_layers=2,
+    large_tokens=4,
+    codec_seconds=3,
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Calls that are timed in turn; the first is the baseline, and `goal` is what the last should reach against it."""
+    """Calls that are timed in turn: the baseline, ours, and ours in other ways."""
 
     what: str
     goal: str
     calls: dict[str, Callable[[], object]]
+    baseline_share: float = 1.0  # of the work that the baseline does, for it takes every window alike
     audio_seconds: float | None = None  # for a real-time factor
     count: int = 1  # tokens in a call, for a rate
     facts: dict[str, object] = field(default_factory=dict)
@@ -65,17 +87,33 @@ def speech(seconds: float, rate: int) -> np.ndarray:
 
 def whole_file(scale: Scale, device: str) -> Row:
     """A recording through the whole pipeline, the embedded model."""
-    enhance = pipeline("audio-enhancement", device=device)
+    return file_row(scale, pipeline("audio-enhancement", device=device), "embedded model")
+
+
+def released_grid_file(scale: Scale, device: str) -> Row:
+    """The same with a small model on the released grid, 775 tokens a second, in windows of 2 s; random weights."""
+    size = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
+    model = random_model(size | {"max_position_embeddings": 3 + 2 * 172 * 9}, torch.float32, device)
+    codec = {"encoder_hidden_size": 16, "decoder_hidden_size": 256, "downsampling_ratios": [4, 4, 4, 8]}
+    codec = DacModel(DacConfig(**codec, n_codebooks=9, sampling_rate=44100)).eval()
+    enhance = dacse.AudioEnhancementPipeline(model=model, codec=codec, device=device)
+    return file_row(scale, enhance, f"{model.num_parameters() / 1e6:.0f} M parameters at 775 tokens a second")
+
+
+def file_row(scale: Scale, enhance, name: str) -> Row:
     rate, config = enhance.processor.sampling_rate, enhance.model.config
     waveform, llama = speech(scale.file_seconds, rate), plain_llama(enhance.model)
+    beginning = waveform[: round(scale.baseline_seconds * rate)]
     return Row(
-        f"{scale.file_seconds:g} s file, embedded model, whole pipeline",
+        f"{scale.file_seconds:g} s file, {name}, whole pipeline",
         "8 x, real-time factor < 1",
         {
-            "baseline": lambda: naive_enhance(llama, config, enhance.processor, waveform),
+            "baseline": lambda: naive_enhance(llama, config, enhance.processor, beginning),
             "dacse": lambda: enhance(waveform, sampling_rate=rate),
         },
+        baseline_share=scale.baseline_seconds / scale.file_seconds,
         audio_seconds=scale.file_seconds,
+        facts={"windows together": enhance._batch_size},
     )
 
 
@@ -96,16 +134,26 @@ def random_prompt(config, frames: int, rows: int = 1) -> torch.LongTensor:
     return torch.cat([ends[:, :1], ids.flatten(1), ends[:, 1:]], dim=1)
 
 
+def in_int8(model):
+    """A copy of a model with matrices of 8 bits, as `dtype="int8"` loads them."""
+    model = copy.deepcopy(model)
+    quantize_layers(model.model.layers)
+    return model
+
+
 def window(scale: Scale, device: str, name: str) -> Row:
     """One 4 s window of the released grid, alone."""
     model = random_model(SIZES[name], torch.float32, device)
     prompt, llama = random_prompt(model.config, frames=scale.window_frames).to(device), plain_llama(model)
+    small, bfloat16 = in_int8(copy.deepcopy(model).bfloat16()), copy.deepcopy(model).bfloat16()
     return Row(
         f"4 s window alone, {name} parameters, first {scale.window_tokens} tokens",
         "4 x",
         {
             "baseline": lambda: naive_generate(llama, model.config, prompt, scale.window_tokens),
             "dacse": lambda: model.generate(prompt, max_new_tokens=scale.window_tokens),
+            "dacse bfloat16": lambda: bfloat16.generate(prompt, max_new_tokens=scale.window_tokens),
+            "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.window_tokens),
         },
         count=scale.window_tokens,
     )
@@ -115,12 +163,14 @@ def large(scale: Scale, device: str) -> Row:
     """The released model's size in bfloat16, batch 1; a short prompt, which a CPU reads at the speed of its sums."""
     model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
     prompt, llama = random_prompt(model.config, frames=4).to(device), plain_llama(model)
+    small = in_int8(model)
     return Row(
         f"1B bfloat16, batch 1, {scale.large_tokens} tokens",
         "2.5 x",
         {
             "baseline": lambda: naive_generate(llama, model.config, prompt, scale.large_tokens),
             "dacse": lambda: model.generate(prompt, max_new_tokens=scale.large_tokens),
+            "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.large_tokens),
         },
         count=scale.large_tokens,
     )
@@ -232,6 +282,7 @@ def gpu_batched(scale: Scale, device: str) -> Row:
 
 CPU_ROWS = {
     "file": whole_file,
+    "file775": released_grid_file,
     "window14": lambda scale, device: window(scale, device, "14M"),
     "window30": lambda scale, device: window(scale, device, "30M"),
     "large": large,

@@ -33,6 +33,8 @@ class Int8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.device.type != "cpu":
+            raise ValueError(f"a model in int8 runs on a CPU, not on {hidden.device}: load it in bfloat16 for that")
         rows, scales = quantize_rows(hidden.flatten(0, -2))
         product = (torch._int_mm(rows, self.weight.t()) * (scales * self.scales)).to(hidden.dtype)
         product = product if self.bias is None else product + self.bias
