@@ -1,11 +1,19 @@
-"""A tiny corpus, synthesised: what the training tests read in place of recordings."""
+"""A tiny corpus, synthesised: what the tests of training and evaluation read in place of recordings."""
 
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from evaluation_dacse.testsets import TestSet, render_test_set
+
 RATE = 8000
+RECIPE = """
+clip_seconds: [0.5, 0.5]
+tasks:
+  white_noise: {steps: [{kind: white_noise, snr_db: [0, 10]}]}
+  packet_loss: {steps: [{kind: packet_loss, drop_probability: [0.5, 0.5]}]}
+"""
 
 
 def voice(seed: int, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
@@ -19,7 +27,7 @@ def voice(seed: int, seconds: float = 1.0, rate: int = RATE) -> np.ndarray:
 
 
 def write_corpus(folder: Path, speech: int = 6, seconds: float = 1.0) -> Path:
-    """Speech, noise and one room response in two splits under `folder`, with a MANIFEST.tsv as the real corpus has."""
+    """Speech, noise and a room response in two splits, a MANIFEST.tsv as the real corpus has, and a recipe."""
     rng = np.random.default_rng(0)
     rows = ["path\tkind\tsplit\tseconds\tsnr_db"]
     for split in ("train", "valid"):
@@ -35,4 +43,11 @@ def write_corpus(folder: Path, speech: int = 6, seconds: float = 1.0) -> Path:
             soundfile.write(path, waveform, RATE)
             rows.append(f"{kind}/{path.name}\t{kind}\t{split}\t{len(waveform) / RATE}\t40")
     (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "recipe.yaml").write_text(RECIPE)
     return folder
+
+
+def render_corpus(folder: Path, output: Path, seed: int = 0) -> TestSet:
+    """Two clips of each task of the recipe of a corpus."""
+    options = {"clips_per_task": 2, "sampling_rate": RATE, "split": "valid", "seed": seed}
+    return render_test_set(str(folder), folder / "recipe.yaml", output, **options)
