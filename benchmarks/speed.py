@@ -125,7 +125,7 @@ def write_table(results: list[dict], machine: str, unit: str) -> str:
         "",
         "The baseline is `benchmarks/naive.py`: one window at a time through `LlamaForCausalLM.generate`, a mask",
         f"built row by row, whole-file codec calls. {unit} are medians (lowest to highest) of interleaved rounds,",
-        "three of them, or as many as were begun within half a minute. A baseline that was timed on a part is scaled",
+        "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
         "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
         "",
         "| what | wanted | baseline, s | dacse, s | ratio | besides |",

@@ -35,6 +35,7 @@ class Scale:
 
     rounds: int
     file_seconds: float
+    grid_seconds: float
     baseline_seconds: float
     window_frames: int
     window_tokens: int
@@ -46,16 +47,18 @@ class Scale:
 FULL = Scale(
     rounds=3,
     file_seconds=60,
+    grid_seconds=15,
     baseline_seconds=2,
     window_frames=345,
-    window_tokens=300,
+    window_tokens=200,
     large_layers=24,
     large_tokens=8,
-    codec_seconds=30,
+    codec_seconds=20,
 )
 QUICK = Scale(
     rounds=1,
     file_seconds=2,
+    grid_seconds=2,
     baseline_seconds=2,
     window_frames=40,
     window_tokens=40,
@@ -87,7 +90,7 @@ def speech(seconds: float, rate: int) -> np.ndarray:
 
 def whole_file(scale: Scale, device: str) -> Row:
     """A recording through the whole pipeline, the embedded model."""
-    return file_row(scale, pipeline("audio-enhancement", device=device), "embedded model")
+    return file_row(scale, scale.file_seconds, pipeline("audio-enhancement", device=device), "embedded model")
 
 
 def released_grid_file(scale: Scale, device: str) -> Row:
@@ -97,22 +100,24 @@ def released_grid_file(scale: Scale, device: str) -> Row:
     codec = {"encoder_hidden_size": 16, "decoder_hidden_size": 256, "downsampling_ratios": [4, 4, 4, 8]}
     codec = DacModel(DacConfig(**codec, n_codebooks=9, sampling_rate=44100)).eval()
     enhance = dacse.AudioEnhancementPipeline(model=model, codec=codec, device=device)
-    return file_row(scale, enhance, f"{model.num_parameters() / 1e6:.0f} M parameters at 775 tokens a second")
+    return file_row(
+        scale, scale.grid_seconds, enhance, f"{model.num_parameters() / 1e6:.0f} M parameters at 775 tokens a second"
+    )
 
 
-def file_row(scale: Scale, enhance, name: str) -> Row:
+def file_row(scale: Scale, seconds: float, enhance, name: str) -> Row:
     rate, config = enhance.processor.sampling_rate, enhance.model.config
-    waveform, llama = speech(scale.file_seconds, rate), plain_llama(enhance.model)
+    waveform, llama = speech(seconds, rate), plain_llama(enhance.model)
     beginning = waveform[: round(scale.baseline_seconds * rate)]
     return Row(
-        f"{scale.file_seconds:g} s file, {name}, whole pipeline",
+        f"{seconds:g} s file, {name}, whole pipeline",
         "8 x, real-time factor < 1",
         {
             "baseline": lambda: naive_enhance(llama, config, enhance.processor, beginning),
             "dacse": lambda: enhance(waveform, sampling_rate=rate),
         },
-        baseline_share=scale.baseline_seconds / scale.file_seconds,
-        audio_seconds=scale.file_seconds,
+        baseline_share=scale.baseline_seconds / seconds,
+        audio_seconds=seconds,
         facts={"windows together": enhance._batch_size},
     )
 
