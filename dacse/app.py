@@ -22,7 +22,7 @@ def app(
         typer.Option("--adapter", help="Directory or Hub id of an adapter to offer; may be repeated."),
     ] = None,
     max_minutes: Annotated[float, typer.Option(help="Longest recording taken.")] = 10,
-    port: Annotated[int, typer.Option(help="Port on this machine.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port on this machine, or the next that is free.")] = 7860,
 ) -> None:
     """Open the demo in a browser: upload or record, enhance, compare, download.
 

@@ -198,7 +198,7 @@ class Space:
         )
         ready = running.success(lambda: _busy(False), None, [start, cancel], **at_once)
         ready.then(_scores, excerpts, scores, show_progress="hidden", api_visibility="private")
-        failed = _message("alert", "The server failed. Try again later; its log says why.")
+        failed = _message("alert", "The server failed, or too many are waiting. Try again later; its log says why.")
         running.failure(lambda: (*_busy(False), failed), None, [start, cancel, status], **at_once)
         cancelled = _message("status", "Cancelled. What was done until then can be heard.")
         cancel.click(lambda: (*_busy(False), cancelled), None, [start, cancel, status], cancels=[running], **at_once)
@@ -216,7 +216,7 @@ class Space:
             elem_id="dacse-recording",
         )
         gr.Markdown(
-            f"Up to {self.settings.max_minutes:g} minutes, mono or stereo, WAV, FLAC, OGG, Opus or MP3. "
+            f"Up to {_span(60 * self.settings.max_minutes)}, mono or stereo, WAV, FLAC, OGG, Opus or MP3. "
             "Recording and result stay on the machine that runs this page, for an hour.",
             elem_classes="dacse-hint",
         )
@@ -292,15 +292,28 @@ def _progress(comparison: Comparison, elapsed: float) -> str:
 def _span(seconds: float) -> str:
     """A length of time in words.
 
-    >>> _span(3.21), _span(75)
-    ('3.2 s', '1 min 15 s')
+    >>> _span(3.21), _span(75), _span(600)
+    ('3.2 s', '1 min 15 s', '10 min')
     """
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def _without_folder(error: Exception, path: str | None) -> str:
     """An error's message that names the visitor's file, not the server's folders."""
     return str(error).replace(str(path), Path(path or "").name)
+
+
+def _in_one_line(error: Exception) -> str:
+    """An error's message without the tracebacks that `pipeline` puts into its own, of which the last line tells most.
+
+    >>> _in_one_line(ValueError("Could not load:\\nTraceback ...\\nOSError: no such file\\n"))
+    'OSError: no such file'
+    """
+    text = str(error).strip()
+    return " ".join((text.splitlines()[-1] if "Traceback" in text else text).split())
 
 
 def launch_options(settings: Settings, results: Path) -> dict[str, Any]:
@@ -323,7 +336,7 @@ def main() -> None:
             name: [*adapters_beside(pipe.model.name_or_path), *settings.adapters] for name, pipe in pipelines.items()
         }
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {_in_one_line(error)}")
     results = Path(tempfile.mkdtemp(prefix="dacse-"))
     try:
         Space(pipelines, adapters, settings, results).blocks().launch(**launch_options(settings, results))

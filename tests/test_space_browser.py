@@ -19,6 +19,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a microphone that hears beeps
+    "--use-fake-ui-for-media-stream",
 ]
 pytest.importorskip("gradio", reason="the Space needs the extra `app`")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
@@ -198,6 +200,18 @@ def test_a_recording_is_enhanced_heard_on_both_sides_and_downloaded(browser, spa
         assert download.value.suggested_filename == "noisy.enhanced.wav"
         audio, rate = soundfile.read(download.value.path())
         np.testing.assert_allclose(audio, tone(12, AFTER_HZ) / 2, atol=2**-23)
+
+
+def test_a_recording_of_the_microphone_is_enhanced(browser, space, pipe):
+    with visitor(browser, space, permissions=["microphone"]) as page:
+        page.get_by_label("Record audio").click()
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.wait_for_timeout(1500)
+        page.get_by_role("button", name="Stop").first.click()
+        page.get_by_label("Clear").first.wait_for()
+        start(page)
+        wait_for_status(page, "Done")
+        assert len(pipe.calls) == 1 and page.locator(".dacse-plot img").first.is_visible()
 
 
 def test_what_is_done_can_be_heard_while_the_rest_is_made_and_cancelled(browser, space, pipe, tmp_path):
