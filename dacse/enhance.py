@@ -47,7 +47,10 @@ def enhance(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results that exist.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs and --batch-size.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs and --batch-size."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
     """Enhance speech recordings of any length, rate and number of channels.
@@ -87,12 +90,11 @@ def enhance(
     device_used = None
     if waiting:
         try:
-            pipe = _load(model, codec, adapter, device, dtype)
+            pipe = _load(model, codec, adapter, device, dtype, batch_size)
             device_used = str(pipe.device)
             with tempfile.TemporaryDirectory() as folder:
                 enhanced = pipe.stream_many(
                     (_on_disk(job, folder) for job in waiting),
-                    batch_size=batch_size,
                     strength=strength,
                     window_seconds=window_seconds,
                     overlap_seconds=overlap_seconds,
@@ -113,8 +115,10 @@ def enhance(
         raise typer.Exit(1)
 
 
-def _load(model: str | None, codec: str | None, adapter: str | None, device: str | None, dtype: str):
-    """The pipeline, with what can be wrong about it found out before any file is read."""
+def _load(
+    model: str | None, codec: str | None, adapter: str | None, device: str | None, dtype: str, batch_size: int | None
+):
+    """The pipeline, with what can be wrong about it found out before any file is read, and what it chose said."""
     with progress_bar() as progress:
         path = model or default_model()
         progress.add_task(f"loading {path}", total=None)
@@ -132,9 +136,10 @@ def _load(model: str | None, codec: str | None, adapter: str | None, device: str
         for place in filter(None, (path, codec)):
             check_place(place)
         loaded = DacSeForEnhancement.from_pretrained(path, dtype=str(dtype))
-        pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device)
+        pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device, batch_size=batch_size)
         use_adapter(pipe.model, adapter)
-    typer.echo(f"{path} on {pipe.device} in {str(pipe.dtype).removeprefix('torch.')}", err=True)
+    precision = dtype if dtype == Dtype.int8 else str(pipe.dtype).removeprefix("torch.")
+    typer.echo(f"{path} on {pipe.device} in {precision}, up to {pipe._batch_size} windows at a time", err=True)
     return pipe
 
 
