@@ -296,3 +296,11 @@ def test_info_counts_a_model_without_loading_it(model, tmp_path):
     nowhere = CliRunner().invoke(app, ["info", "/no/such/model"])
     assert nowhere.exit_code == 1 and "is neither a directory here nor a Hub id" in nowhere.stderr
     assert missing.exit_code == 1 and missing.stderr.startswith("error: ")
+
+
+def test_what_was_chosen_is_said_once(run, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(100), RATE)
+    chosen = run(tmp_path / "a.wav", "-o", tmp_path / "b.wav").stderr
+    assert chosen.count("on cpu in float32, up to 32 windows at a time") == 1
+    told = run(tmp_path / "a.wav", "-o", tmp_path / "c.wav", "--dtype", "int8", "--batch-size", "2").stderr
+    assert told.count("on cpu in int8, up to 2 windows at a time") == 1
