@@ -26,6 +26,7 @@ Sound = Callable[
 Room = Callable[[int, Generator], tuple[np.ndarray, str]]  # (rate, rng) -> impulse response (sample,) and its name
 
 CONTAINERS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}  # lossy format -> container, subtype
+LOW_PASS_ORDER = 4  # applied twice
 CODEC_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz; the ones both formats know
 
 
@@ -178,12 +179,11 @@ class LowPass(Degradation):
     """A zero-phase Butterworth low-pass, as of a muffled microphone."""
 
     cutoff_hz: tuple[float, float] = span(1500.0, 8000.0, at_least=20.0)
-    order: int = 4
 
     def __call__(self, waveform, sampling_rate, rng):
         cutoff_hz = rng.uniform(*self.cutoff_hz)
         # forward and backward: the attenuation at the cut-off adds up to 6 dB
-        sections = butter(self.order, min(cutoff_hz, 0.49 * sampling_rate), fs=sampling_rate, output="sos")
+        sections = butter(LOW_PASS_ORDER, min(cutoff_hz, 0.49 * sampling_rate), fs=sampling_rate, output="sos")
         return sosfiltfilt(sections, waveform, axis=-1).astype(np.float32), {"cutoff_hz": cutoff_hz}
 
 

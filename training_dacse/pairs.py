@@ -130,7 +130,7 @@ class PairedFiles:
     """Noisy recordings with their clean partners: folders `noisy/` and `clean/`, or `*noisy*` beside `*clean*` names.
 
     Long pairs give several clips of at most `max_seconds`, one after the other. A pair is a dict as in
-    `DegradedPairs`; its task is `task`.
+    `DegradedPairs`; its task is `pairs`.
 
     Args:
         folder: of the recordings.
@@ -138,7 +138,6 @@ class PairedFiles:
         max_seconds: what the model's context holds.
         whole: make every clip that long, for a model of one window: the last of a recording begins earlier, and a
             recording that is shorter ends in silence.
-        task: name of what the pairs teach.
         part: "all", or "valid" for every tenth pair, or "train" for the others.
         skip_broken: count pairs that are no good and go on without them instead of raising.
 
@@ -155,11 +154,10 @@ class PairedFiles:
         hop_length: int,
         max_seconds: float,
         whole: bool = False,
-        task: str = "pairs",
         part: str = "all",
         skip_broken: bool = False,
     ):
-        self.sampling_rate, self.hop_length, self.tasks, self.whole = sampling_rate, hop_length, [task], whole
+        self.sampling_rate, self.hop_length, self.tasks, self.whole = sampling_rate, hop_length, ["pairs"], whole
         self.frames = whole_frames(max_seconds, sampling_rate, hop_length)
         self.clips = []  # (noisy, clean, first frame)
         pairs = find_pairs(Path(folder))
@@ -192,7 +190,7 @@ class PairedFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the names, lengths and sizes of the recordings."""
+        """Changes with the names and sizes of the recordings."""
         parts = [(noisy.name, noisy.stat().st_size, clean.stat().st_size) for noisy, clean in self.pairs]
         grid = (self.sampling_rate, self.hop_length, self.frames, self.whole)
         return hashlib.sha256(json.dumps([parts, grid]).encode()).hexdigest()[:16]

@@ -10,18 +10,19 @@ from processing_dacse.audio_dacse import resample
 from .sources import Clips, readable
 
 SIMULATION_RATE = 44100  # Hz; responses are resampled when another rate is asked for
+RT60 = (0.15, 0.6)  # seconds, of furnished rooms
 
 
-def simulate_room(rng: Generator, rt60: tuple[float, float] = (0.15, 0.6)) -> np.ndarray:
+def simulate_room(rng: Generator) -> np.ndarray:
     """A response of a random shoebox room with a talker and a microphone in it (image sources), float32 (sample,).
 
-    Rooms are 2-7 m by 2-6 m by 2.2-3.2 m, with a reverberation time drawn from `rt60` (seconds) and raised to what
-    Sabine's formula allows for the room.
+    Rooms are 2-7 m by 2-6 m by 2.2-3.2 m, with a reverberation time drawn from `RT60` and raised to what Sabine's
+    formula allows for the room.
     """
     size = rng.uniform((2.0, 2.0, 2.2), (7.0, 6.0, 3.2))
     volume, surface = size.prod(), 2 * (size[0] * size[1] + size[1] * size[2] + size[0] * size[2])
     shortest = 0.161 * volume / surface  # Sabine with full absorption
-    absorption, max_order = pyroomacoustics.inverse_sabine(max(rng.uniform(*rt60), 1.2 * shortest), size)
+    absorption, max_order = pyroomacoustics.inverse_sabine(max(rng.uniform(*RT60), 1.2 * shortest), size)
     room = pyroomacoustics.ShoeBox(
         size, fs=SIMULATION_RATE, materials=pyroomacoustics.Material(absorption), max_order=min(max_order, 15)
     )
