@@ -47,7 +47,7 @@ class Scale:
 FULL = Scale(
     rounds=3,
     file_seconds=60,
-    grid_seconds=15,
+    grid_seconds=9,
     baseline_seconds=2,
     window_frames=345,
     window_tokens=200,

@@ -31,8 +31,8 @@ MODEL_ARGUMENTS = {"attention_mask", "position_ids", "past_key_values", "use_cac
 UNKNOWN = -1
 TOKENS_TOGETHER = 1024  # that a CPU runs at once
 DRAFT_FRAMES = 4  # at most at a time; longer drafts hardly save passes
-DRAFT_SHARE = 0.8  # of a frame's ids that are the noisy ones, for drafts to begin
-GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that could be kept, for drafts to double, halve or end
+DRAFT_SHARE = 0.8  # of a frame's ids that are the noisy ones, in every row, for drafts to begin
+GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that the last row could keep, for drafts to double or halve
 
 
 def can_decode(model, input_ids, processors, stops, generation_config, model_kwargs) -> bool:
@@ -115,7 +115,7 @@ class GridDecoder:
             fed = self._run_apart(fed)
 
     def _run_together(self, fed: int) -> int:
-        """Decodes one column after the other, in all rows at once, until a frame comes out as it went in."""
+        """Decodes one column after the other, in all rows at once, until in each a frame comes out as it went in."""
         num_codebooks = self.config.num_codebooks
         for column in (self.ids == UNKNOWN).any(0).nonzero()[:, 0].tolist():
             hidden = torch.cat(
@@ -127,17 +127,17 @@ class GridDecoder:
             fed = column
             if (column - self.prompt_length) % num_codebooks == num_codebooks - 1:
                 frame = slice(column - num_codebooks + 1, column + 1)
-                agrees = (self.ids == self.draft)[:, frame][self.is_free[:, frame]]
-                if float(agrees.float().mean()) > DRAFT_SHARE:
+                agrees = (self.ids == self.draft)[:, frame] | ~self.is_free[:, frame]
+                if float(agrees.float().mean(1).min()) > DRAFT_SHARE:
                     break
         return fed
 
     def _run_apart(self, fed: int) -> int:
-        """Decodes from the draft, every row at its own pace, until it is worth it no more."""
+        """Decodes from the draft, every row at its own pace, until the last one no longer gains by it."""
         rows = torch.arange(len(self.ids), device=self.ids.device)[:, None]
         fed = self.begun.new_full((len(rows), 1), fed)
         length = self.config.num_codebooks
-        while length >= self.config.num_codebooks and bool((is_open := (self.ids == UNKNOWN).any(1)).any()):
+        while length >= self.config.num_codebooks and bool((self.ids == UNKNOWN).any()):
             columns = fed + torch.arange(length + 1, device=fed.device)
             known = self.ids[rows, columns]
             guess = torch.where(known == UNKNOWN, self.draft[rows, columns], known)
@@ -150,8 +150,8 @@ class GridDecoder:
             accepted = (picked == guess[:, 1:])[:, :-1].long().cumprod(1).sum(1, keepdim=True)
             is_certain = torch.arange(length, device=fed.device) <= accepted
             self.ids[rows, columns[:, 1:]] = torch.where(is_certain, picked, known[:, 1:])
-            fed = (fed + accepted + 1).clamp(max=self.last)
-            share = float((accepted[is_open] + 1).float().mean()) / length
+            behind, fed = int(fed.min()), (fed + accepted + 1).clamp(max=self.last)
+            share = (int(fed.min()) - behind) / length
             if share > GROW_SHARE:
                 length = min(2 * length, DRAFT_FRAMES * self.config.num_codebooks)
             elif share < SHRINK_SHARE:
