@@ -9,12 +9,13 @@ import soundfile
 import torch
 from transformers import DacConfig, DacModel
 
-from training_dacse.codebooks import CodebookWatch
-from training_dacse.codec import CodecTrainer, CodecTrainingArguments, initialize_codec
+from training_dacse.codebooks import CodebookWatch, fit_codebooks
+from training_dacse.codec import CodecTrainer, CodecTrainingArguments
 from training_dacse.discriminators import Discriminators, discriminator_loss, generator_losses
-from training_dacse.mel import MultiScaleMelLoss
+from training_dacse.lapped import initialize_codec
 from training_dacse.segments import CodecSegments
 from training_dacse.sources import find_clips
+from training_dacse.spectra import ComplexSpectrumLoss, MultiScaleMelLoss
 
 CONFIG = DacConfig(
     encoder_hidden_size=4,
@@ -41,12 +42,49 @@ def arguments(path, **overrides):
     return CodecTrainingArguments(str(path), **{**given, **overrides})
 
 
-def test_initialisation_keeps_the_variance_of_a_signal():
-    codec = DacModel(CONFIG)
+def signal_to_noise(estimate, target):
+    """In dB, away from the ends."""
+    inner = slice(200, -200)
+    return 10 * torch.log10(target[:, inner].square().mean() / (estimate - target)[:, inner].square().mean())
+
+
+@torch.no_grad()
+def test_a_new_codec_without_its_codebooks_reconstructs_a_waveform():
+    codec, waveform = DacModel(CONFIG), 0.2 * next(tones(4, 1600, 0))
     initialize_codec(codec, torch.Generator().manual_seed(0))
-    latents = codec.encoder(torch.randn(2, 1, 1600))
-    assert 0.3 < latents.std() < 3
-    assert 0.3 < codec.decoder.conv1(latents).std() < 3
+    assert signal_to_noise(codec.decoder(codec.encoder(waveform[:, None]))[:, 0], waveform) > 20
+
+
+@torch.no_grad()
+def test_fitted_codebooks_find_the_nearest_codes_and_leave_less_with_each():
+    codec, generator = DacModel(shape_with(n_codebooks=3)), torch.Generator().manual_seed(0)
+    latents = torch.randn(800, 3, generator=generator) @ torch.randn(3, codec.config.hidden_size, generator=generator)
+    fit_codebooks(codec, latents, generator)
+    left, energies = latents, [latents.square().mean()]
+    for quantizer in codec.quantizer.quantizers:
+        added = quantizer.out_proj(quantizer.codebook.weight.T[None])[0].T
+        codes = quantizer(left.T[None])[3][0]
+        assert (codes == torch.cdist(left, added).argmin(1)).float().mean() > 0.9
+        left = left - added[codes]
+        energies.append(left.square().mean())
+    assert all(after < 0.5 * before for before, after in itertools.pairwise(energies))
+
+
+def test_complex_loss_hears_a_phase_that_the_mel_loss_does_not():
+    waveform = next(tones(2, 4096, 0))
+    complex_loss, mel_loss = ComplexSpectrumLoss(8000), MultiScaleMelLoss(8000)
+    assert complex_loss(waveform, waveform) == 0
+    assert complex_loss(-waveform, waveform) > 1.5 * complex_loss(0 * waveform, waveform)
+    assert mel_loss(-waveform, waveform) == 0
+
+
+def test_training_the_decoder_alone_leaves_the_codes(tmp_path):
+    first = CodecTrainer(CONFIG, arguments(tmp_path / "first", max_steps=5)).train(tones)
+    given = {"max_steps": 5, "decoder_only": True, "start_from": str(tmp_path / "first/codec")}
+    second = CodecTrainer(CONFIG, arguments(tmp_path / "second", **given)).train(tones)
+    before, after = first.state_dict(), second.state_dict()
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"decoder"}
 
 
 def test_mel_loss_is_zero_on_itself_and_grows_with_the_distance():

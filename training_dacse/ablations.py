@@ -17,8 +17,8 @@ from processing_dacse.codec_dacse import decode_in_pieces
 from .arguments import DacSeTrainingArguments, DataArguments
 from .data import TokenCache
 from .listening import enhance_codes
-from .mel import MultiScaleMelLoss
 from .runs import make_data, make_model, make_trainer
+from .spectra import MultiScaleMelLoss
 from .trainer import DacSeTrainer
 
 matplotlib.use("Agg")

@@ -29,9 +29,10 @@ class DataArguments:
     )
     window_frames: int | None = field(
         default=None,
-        metadata={
-            "help": "of a new model: frames of clips of one length, to which its first layer starts out aligned"
-        },
+        metadata={"help": "of a new model: frames of every clip, and then of every window it is given"},
+    )
+    start_as_quantizer: bool = field(
+        default=False, metadata={"help": "a new model with window_frames starts as the codec's own quantizer"}
     )
     recipe: str | None = field(default=None, metadata={"help": "YAML of the degradations; none for a folder of pairs"})
     tasks: list[str] | None = field(default=None, metadata={"help": "tasks of the recipe; else all"})

@@ -1,4 +1,4 @@
-"""Trains a small `DacModel` from random weights: initialisation, losses, the loop.
+"""Trains a small `DacModel` from a lapped transform: codebooks, losses, the loop.
 
 Knows waveforms and the codec; knows no token layout and no language model.
 """
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DacConfig, DacModel
 
-from .codebooks import CodebookWatch
+from .codebooks import CodebookWatch, fit_codebooks
 from .discriminators import Discriminators, discriminator_loss, generator_losses
-from .mel import MultiScaleMelLoss
+from .lapped import initialize_codec
+from .spectra import ComplexSpectrumLoss, MultiScaleMelLoss
 
 BETAS = (0.8, 0.99)  # of Adam, for codec and discriminators (DAC, arXiv 2306.06546, section 4.2)
+FRAMES_PER_CODE = 40  # of the latents to which the codebooks of a new codec are fitted
 
 
 @dataclass
@@ -28,12 +30,14 @@ class CodecTrainingArguments:
     output_dir: str  # checkpoints and the finished codec
     max_seconds: float = 3600.0  # wall-clock budget of the whole run, over all restarts
     max_steps: int | None = None  # ends the run earlier
-    start_from: str | None = None  # folder of a codec whose weights the run starts with; else random ones
+    start_from: str | None = None  # folder of a codec whose weights the run starts with; else a lapped transform
+    decoder_only: bool = False  # encoder and codebooks, and so the codes of a recording, stay as they are
     batch_size: int = 8
     segment_seconds: float = 0.5
     learning_rate: float = 6e-4  # peak; warm-up over `warmup_steps`, then cosine over the wall-clock budget
     warmup_steps: int = 200
-    mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5, as the next two
+    mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5, as the adversarial ones
+    spectrum_weight: float = 45.0  # of complex spectrograms: what keeps phases
     adversarial_weight: float = 1.0
     feature_weight: float = 2.0  # of the distance of discriminator features
     adversarial_from: float = 1.0  # fraction of the budget after which discriminators join; 1 for never
@@ -53,35 +57,6 @@ class CodecTrainingArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.adversarial_from <= 1:
             raise ValueError(f"adversarial_from is {self.adversarial_from}; it is a fraction of the budget, 0 to 1")
-
-
-@torch.no_grad()
-def initialize_codec(model: DacModel, generator: torch.Generator | None = None) -> None:
-    """Gives `model` weights under which a waveform keeps its variance from layer to layer.
-
-    `DacModel` initialises every convolution with a standard deviation of 0.02, which at small widths loses the signal
-    layer by layer. Here each convolution keeps the variance of its input (standard deviation `1 / sqrt(fan_in)`), the
-    last convolution of a residual unit is damped so that a unit starts near the identity, and codebook k reads and
-    writes eight directions of its own, so that the residual shrinks from the first step.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ConvTranspose1d):
-            fan_in = module.in_channels * module.kernel_size[0] / module.stride[0]
-        elif isinstance(module, nn.Conv1d):
-            fan_in = module.in_channels * module.kernel_size[0]
-        else:
-            continue
-        damping = 0.1 if ".res_unit" in name and name.endswith("conv2") else 1.0
-        module.weight.normal_(0.0, damping * fan_in**-0.5, generator=generator)
-        if module.bias is not None:
-            module.bias.zero_()
-    width, dim, count = model.config.hidden_size, model.config.codebook_dim, model.config.n_codebooks
-    directions = torch.linalg.qr(torch.randn(width, max(width, dim * count), generator=generator)).Q
-    for index, quantizer in enumerate(model.quantizer.quantizers):
-        rows = directions[:, (index * dim) % width :][:, :dim].T  # (dim, width), orthonormal
-        quantizer.in_proj.weight.copy_(rows[..., None])
-        quantizer.out_proj.weight.copy_(rows.T[..., None])
-        quantizer.codebook.weight.normal_(0.0, 1.0, generator=generator)
 
 
 def schedule(step: int, progress: float, warmup_steps: int) -> float:
@@ -116,6 +91,9 @@ class CodecTrainer:
         initialize_codec(self.model, self.generator)
         if args.start_from:
             self.model.load_state_dict(DacModel.from_pretrained(args.start_from).state_dict())
+        if args.decoder_only:
+            self.model.encoder.requires_grad_(False)
+            self.model.quantizer.requires_grad_(False)
         self.model.to(device).train()
         self.optimizer = self._optimizer(self.model, args.learning_rate)
         self.discriminators = self.discriminator_optimizer = None
@@ -125,6 +103,7 @@ class CodecTrainer:
         self.encoder = torch.compile(self.model.encoder) if args.compile else self.model.encoder
         self.decoder = torch.compile(self.model.decoder) if args.compile else self.model.decoder
         self.mel_loss = MultiScaleMelLoss(config.sampling_rate).to(device)
+        self.spectrum_loss = ComplexSpectrumLoss(config.sampling_rate).to(device)
         self.watch = CodebookWatch(self.model)
         self.step, self.spent, self.averages = 0, 0.0, {}
         if self.checkpoint_path.exists():
@@ -152,6 +131,8 @@ class CodecTrainer:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         samples = round(args.segment_seconds * self.model.config.sampling_rate / hop) * hop
         started, saved_at = time.monotonic() - self.spent, time.monotonic()
+        if self.step == 0 and not args.start_from:
+            self._fit_codebooks(segments(args.batch_size, samples, args.seed + 1, 0))
         for batch in segments(args.batch_size, samples, args.seed, self.step):
             self.spent = time.monotonic() - started
             if self.progress == 1.0:
@@ -165,11 +146,20 @@ class CodecTrainer:
         self._save()
         return self.model.eval()
 
+    @torch.no_grad()
+    def _fit_codebooks(self, batches: Iterator[Tensor]) -> None:
+        """Fits the codebooks of a new codec to what its encoder makes of these batches."""
+        wanted, latents = FRAMES_PER_CODE * self.model.config.codebook_size, []
+        while sum(map(len, latents)) < wanted:
+            hidden = self.model.encoder(next(batches).to(self.device)[:, None])
+            latents.append(hidden.transpose(1, 2).flatten(0, 1))
+        fit_codebooks(self.model, torch.cat(latents), self.generator)
+
     def _update(self, batch: Tensor) -> Tensor:
         """One step of codec and discriminators on waveforms (batch, sample); returns the batch's projected latents."""
         args = self.args
         estimate, codes, projected, losses = self._reconstruct(batch)
-        loss = args.mel_weight * losses["mel"] + losses["waveform"] + losses["quantizer"]
+        loss = args.mel_weight * losses["mel"] + args.spectrum_weight * losses["spectrum"] + losses["quantizer"]
         if self.progress >= args.adversarial_from:
             losses |= self._judge(estimate, batch)
             loss = loss + args.adversarial_weight * losses["adversarial"] + args.feature_weight * losses["features"]
@@ -192,7 +182,7 @@ class CodecTrainer:
         estimate = estimate.float()
         losses = {
             "mel": self.mel_loss(estimate, batch),
-            "waveform": nn.functional.l1_loss(estimate, batch),
+            "spectrum": self.spectrum_loss(estimate, batch),
             "quantizer": config.commitment_loss_weight * commitment.mean()
             + config.codebook_loss_weight * codebook.mean(),
         }
@@ -230,7 +220,8 @@ class CodecTrainer:
 
     def _optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
         fused = self.device.type == "cuda"
-        return torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=fused)
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=fused)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
@@ -238,7 +229,7 @@ class CodecTrainer:
     def _look_after_codebooks(self, projected_latents: Tensor) -> None:
         """Logs losses and how many codes are in use and, early in the run, restarts those that are not."""
         used, averages = self.watch.used(), self._finite_averages()
-        if self.progress < self.args.restart_until:
+        if self.progress < self.args.restart_until and not self.args.decoder_only:
             self.watch.restart(projected_latents, self.generator)
         self.watch.counts.zero_()
         record = {"step": self.step, "seconds": round(self.spent, 1), **averages, "codes_used": used}

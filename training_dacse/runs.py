@@ -12,12 +12,12 @@ from transformers import DacModel
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
-from .alignment import align_attention
 from .arguments import DacSeTrainingArguments, DataArguments
 from .collator import TokenCollator
 from .data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from .listening import AudioCallback
 from .pairs import DegradedPairs, PairedFiles, corpus_pairs
+from .requantizing import start_as_quantizer
 from .trainer import DacSeTrainer
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
                 config.head_dim = config.hidden_size // config.num_attention_heads
         config.window_frames = data.window_frames
         model = DacSeForEnhancement(config)
-        if data.window_frames:
-            align_attention(model, data.window_frames)
+        if data.start_as_quantizer:
+            start_as_quantizer(model, codec)
         return model
     model = DacSeForEnhancement.from_pretrained(data.model)
     for key, value in grid.items():

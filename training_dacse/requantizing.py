@@ -1,0 +1,242 @@
+"""Starts a language model as the codec's own quantizer, reading from the noisy frames. Knows no data.
+
+A residual quantizer picks code k of a frame as the one nearest to what codes 1 to k-1 leave of the latent. A causal
+model can do the same to the sum of a noisy frame's code vectors: one head adds up the noisy frame, another the clean
+codes that are already there, and the output layer looks up the code nearest to the difference. From random weights a
+short training is spent on finding that arithmetic; started with it, all of it goes into what must differ from the
+noisy frame.
+
+Frames are found by position. A key is turned back by its codebook, a query by its own and by the distance from clean
+to noisy, so that rotary positions compare frames where they would compare tokens. That distance is one number only
+while all clips have one length.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DacModel
+
+from modeling_dacse import DacSeConfig, DacSeForEnhancement
+
+HEADS = 6  # noisy frame, clean frame so far, noisy code, noisy frames after and before, clean frame before
+MARGIN = 6.0  # nats by which the tokens that a head is made for stand above others
+SINK = 20.0  # of the key by which a head rests on [bos]
+PICK = 12.0  # nats by which the codebook that comes next stands above the others
+TRUST = 4.0  # nats by which the noisy frame's own code stands above codes that lie elsewhere
+LONGEST = 0.9  # of the share of an embedding that a code vector may take
+SPARE = 0.1  # standard deviation of the channels of an embedding that say nothing yet
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which channels of the model's width say what; those from `spare` on are left to training.
+
+    Args:
+        dim: of a code vector, as of a head. The first so many channels hold the token's own.
+        num_codebooks: tokens of a frame.
+    """
+
+    dim: int
+    num_codebooks: int
+
+    @property
+    def rest(self) -> slice:
+        """What the clean codes so far leave of the noisy frame."""
+        return slice(self.dim, 2 * self.dim)
+
+    @property
+    def copy(self) -> slice:
+        """The code vector that the noisy frame has of the codebook that comes next."""
+        return slice(2 * self.dim, 3 * self.dim)
+
+    @property
+    def constant(self) -> int:
+        """Is the same for every token."""
+        return 3 * self.dim
+
+    @property
+    def codebook(self) -> int:
+        """The first of the channels that say which codebook a token is of."""
+        return self.constant + 1
+
+    @property
+    def start_clean(self) -> int:
+        """Says [start_clean]."""
+        return self.codebook + self.num_codebooks
+
+    @property
+    def bos(self) -> int:
+        """Says [bos]."""
+        return self.start_clean + 1
+
+    @property
+    def filler(self) -> int:
+        """Gives all embeddings one length, so that RMSNorm leaves them as they are."""
+        return self.bos + 1
+
+    @property
+    def spare(self) -> int:
+        """The first without a meaning."""
+        return self.filler + 1
+
+
+def assign_channels(config: DacSeConfig) -> Channels:
+    """
+    Raises:
+        ValueError: the model is too small, or ties what it reads to what it writes.
+    """
+    channels = Channels(config.head_dim, config.num_codebooks)
+    pairs = config.num_codebooks + 2  # of a head's channels, at least: a few tell where, the others what
+    if (
+        config.num_attention_heads < HEADS
+        or config.hidden_size <= channels.spare
+        or config.head_dim < 2 * pairs
+        or config.tie_word_embeddings
+        or config.window_frames is None
+    ):
+        raise ValueError(
+            f"a model of width {config.hidden_size} with {config.num_attention_heads} heads of {config.head_dim} and "
+            f"tie_word_embeddings={config.tie_word_embeddings} and window_frames={config.window_frames} cannot start "
+            f"as the codec's quantizer; it needs {HEADS} heads of {2 * pairs} or more, a width above {channels.spare} "
+            f"with heads of {config.head_dim}, untied embeddings, and clips of one length"
+        )
+    return channels
+
+
+@torch.no_grad()
+def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel) -> None:
+    """Gives a new model weights under which it answers noisy frames with their own codes, quantized anew.
+
+    The heads of all layers look where `HEADS` says. What the layers behind the first, and all MLPs, make of it starts
+    small and random.
+
+    Args:
+        model: new, for clips of one length (`window_frames`).
+        codec: whose codebooks it speaks.
+
+    Raises:
+        ValueError: the model's shape does not allow it.
+    """
+    config = model.config
+    channels = assign_channels(config)
+    unit = (config.hidden_size / 3) ** 0.5  # constant, codebook, and all else have a third of an embedding's energy
+    added, weights, offsets = code_vectors(codec.quantizer.quantizers[: config.num_codebooks], channels.dim)
+    embed(model, channels, unit, added)
+    for layer in model.model.layers:
+        look_at_frames(layer.self_attn, model.model.rotary_emb.inv_freq, channels, unit, config.window_frames)
+    compare_frames(model.model.layers[0].self_attn, channels)
+    look_up(model, channels, unit, added, weights, offsets)
+
+
+def code_vectors(quantizers: nn.ModuleList, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What codes add to a latent and how the codec chooses them, in the `dim` directions that matter for the choice.
+
+    The codec takes the code at the smallest angle, so the highest product with the normalised code. Where its
+    codebooks were fitted by `fit_codebooks`, that product times the codes' length is `x.c - |c|^2 / 2`; over the
+    energy of the last codebook's vectors, it is a log-likelihood, up to a constant, under noise of about what the
+    codec leaves.
+
+    Returns:
+        What each code adds (codebook, code, dim), the longest of length 1; weights (codebook, code, dim) and offsets
+        (codebook, code) of its score, in nats.
+    """
+    projections = [quantizer.in_proj.weight[..., 0] for quantizer in quantizers]
+    tables = [quantizer.codebook.weight for quantizer in quantizers]
+    spread = torch.cat([matrix * table.std(0)[:, None] for matrix, table in zip(projections, tables, strict=True)])
+    basis = torch.linalg.svd(spread, full_matrices=False).Vh[:dim]
+    basis = nn.functional.pad(basis, (0, 0, 0, dim - len(basis)))
+    added = [quantizer.out_proj(table.T[None])[0].T for quantizer, table in zip(quantizers, tables, strict=True)]
+    added = torch.stack(added) @ basis.T
+    noise, longest = added[-1].square().sum(-1).mean(), added.norm(dim=-1).max()
+    weights, offsets = [], []
+    for quantizer, table, matrix in zip(quantizers, tables, projections, strict=True):
+        score = nn.functional.normalize(table) * table.norm(dim=1).mean() / noise
+        weights.append(score @ matrix @ basis.T * longest)
+        offsets.append(score @ quantizer.in_proj.bias)
+    return added / longest, torch.stack(weights), torch.stack(offsets)
+
+
+def embed(model: DacSeForEnhancement, channels: Channels, unit: float, added: Tensor) -> None:
+    """Embeddings that say code vector and codebook, all of the length that RMSNorm gives them."""
+    config, table = model.config, model.get_input_embeddings().weight
+    table[:, : channels.spare] = 0.0
+    table[:, channels.spare :].normal_(0.0, SPARE)
+    table[:, channels.constant] = unit
+    codes = table[config.first_code_id :].unflatten(0, (config.num_codebooks, -1))
+    codes[..., : channels.dim] = LONGEST * unit * added
+    for codebook in range(config.num_codebooks):
+        codes[codebook, :, channels.codebook + codebook] = unit
+    table[config.start_clean_token_id, channels.start_clean] = unit
+    table[config.bos_token_id, channels.bos] = unit
+    table[:, channels.filler] = (config.hidden_size - table.square().sum(1)).clamp(min=0.0).sqrt()
+
+
+def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels, unit: float, frames: int) -> None:
+    """Queries and keys of one layer.
+
+    The slowest pairs of channels hardly turn over a window. They say which codebook a key is of, and the last [bos].
+    """
+    dim, count = channels.dim, channels.num_codebooks
+    pairs, quiet = dim // 2, dim // 2 - count - 1
+    apart = (1 - (count * frequencies[:quiet]).cos()).sum() / dim**0.5
+    gain = (MARGIN / apart) ** 0.5
+
+    def turned(distance: float) -> Tensor:
+        turn = torch.zeros(2, pairs, device=frequencies.device)
+        angle = distance * frequencies[:quiet]
+        turn[:, :quiet] = torch.stack([angle.cos(), -angle.sin()])
+        return gain / unit * turn.flatten()
+
+    for keys in attention.k_proj.weight.unflatten(0, (-1, dim)):
+        keys.zero_()
+        for codebook in range(count):
+            keys[:, channels.codebook + codebook] = turned(codebook)
+            keys[quiet + codebook, channels.codebook + codebook] = gain / unit
+        keys[pairs - 1, channels.bos] = SINK / unit
+    queries = attention.q_proj.weight.unflatten(0, (-1, dim))
+    queries[:HEADS] = 0.0
+    for codebook in range(count):
+        following = (codebook + 1) % count
+        columns = [channels.codebook + codebook]
+        if following == 0:  # [start_clean] stands where the last code of a clean frame would
+            columns.append(channels.start_clean)
+        noisy, clean = count * frames + following, following - 1
+        for head, distance in enumerate((noisy, clean, noisy, noisy - count, noisy + count, clean + count)):
+            queries[head][:, columns] = turned(distance)[:, None]
+        queries[2][quiet + following, columns] = MARGIN * dim**0.5 / gain / unit
+        # heads average: of as many places as there are codebooks, [bos] takes those that have no clean code yet
+        match = gain**2 * quiet + dim**0.5 * math.log(count - following)
+        queries[1][pairs - 1, columns] = match / SINK / unit
+
+
+def compare_frames(attention: nn.Module, channels: Channels) -> None:
+    """Values and outputs of the first layer: noisy frame less clean frame so far, and the noisy code."""
+    dim, sum_of_frame = channels.dim, channels.num_codebooks**0.5  # once in the values, once in the outputs
+    for values in attention.v_proj.weight.unflatten(0, (-1, dim)):
+        values.zero_()[range(dim), range(dim)] = sum_of_frame
+    outputs = attention.o_proj.weight
+    outputs[: channels.spare] = 0.0
+    outputs[channels.spare :].normal_(0.0, dim**-0.5)
+    blocks = ((channels.rest, sum_of_frame), (channels.rest, -sum_of_frame), (channels.copy, 1 / sum_of_frame))
+    for head, (block, gain) in enumerate(blocks):
+        outputs[range(block.start, block.stop), range(head * dim, (head + 1) * dim)] = gain
+
+
+def look_up(
+    model: DacSeForEnhancement, channels: Channels, unit: float, added: Tensor, weights: Tensor, offsets: Tensor
+) -> None:
+    """The output layer: scores of the codes of the codebook that comes next."""
+    config, head = model.config, model.get_output_embeddings().weight
+    head.zero_()
+    codes = head[config.first_code_id :].unflatten(0, (config.num_codebooks, -1))
+    codes[..., channels.rest] = weights / (LONGEST * unit)
+    energy = added.square().sum(-1, keepdim=True)
+    trust = TRUST / energy.mean(1, keepdim=True)
+    codes[..., channels.copy] = trust * added / (LONGEST * unit)
+    offsets = offsets - (trust * energy).squeeze(-1) / 2
+    codes[..., channels.constant] = (offsets - offsets.mean(1, keepdim=True)) / unit
+    for codebook in range(config.num_codebooks):
+        codes[codebook, :, channels.codebook + (codebook - 1) % config.num_codebooks] = PICK / unit
+    codes[0, :, channels.start_clean] = PICK / unit
