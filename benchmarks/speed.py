@@ -104,7 +104,7 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
         "facts": dict(row.facts) | {f"{call}": f"{ratio} x" for call, ratio in others.items()},
     }
     if row.baseline_share < 1:
-        result["facts"]["baseline timed on"] = f"{row.baseline_share:.0%} of it"
+        result["facts"]["baseline timed on"] = f"{row.baseline_share:.1%} of it"
     if row.audio_seconds:
         result["facts"]["real-time factor"] = round(medians["dacse"] / row.audio_seconds, 3)
     if row.count > 1:

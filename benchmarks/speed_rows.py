@@ -20,6 +20,7 @@ from transformers import DacConfig, DacModel, pipeline
 
 import dacse
 from modeling_dacse.int8_dacse import quantize_layers
+from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_frames
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 
 SPEECH = Path(__file__).parents[1] / "examples/audio/inaugural_1961.wav"
@@ -36,7 +37,6 @@ class Scale:
     rounds: int
     file_seconds: float
     grid_seconds: float
-    baseline_seconds: float
     window_frames: int
     window_tokens: int
     large_layers: int
@@ -48,7 +48,6 @@ FULL = Scale(
     rounds=3,
     file_seconds=60,
     grid_seconds=9,
-    baseline_seconds=2,
     window_frames=345,
     window_tokens=200,
     large_layers=24,
@@ -59,7 +58,6 @@ QUICK = Scale(
     rounds=1,
     file_seconds=2,
     grid_seconds=2,
-    baseline_seconds=2,
     window_frames=40,
     window_tokens=40,
     large_layers=2,
@@ -90,7 +88,7 @@ def speech(seconds: float, rate: int) -> np.ndarray:
 
 def whole_file(scale: Scale, device: str) -> Row:
     """A recording through the whole pipeline, the embedded model."""
-    return file_row(scale, scale.file_seconds, pipeline("audio-enhancement", device=device), "embedded model")
+    return file_row(scale.file_seconds, pipeline("audio-enhancement", device=device), "embedded model")
 
 
 def released_grid_file(scale: Scale, device: str) -> Row:
@@ -105,20 +103,23 @@ def released_grid_file(scale: Scale, device: str) -> Row:
     )
 
 
-def file_row(scale: Scale, seconds: float, enhance, name: str) -> Row:
-    rate, config = enhance.processor.sampling_rate, enhance.model.config
+def file_row(seconds: float, enhance, name: str) -> Row:
+    processor, config, rate = enhance.processor, enhance.model.config, enhance.processor.sampling_rate
     waveform, llama = speech(seconds, rate), plain_llama(enhance.model)
-    beginning = waveform[: round(scale.baseline_seconds * rate)]
+    length = window_frames(None, processor.frame_rate, config.max_frames, config.window_frames)
+    overlap = overlap_frames(None, processor.frame_rate, length)
+    windows = list(split_windows(-(-len(waveform) // processor.hop_length), length, overlap))
+    first = waveform[: length * processor.hop_length]
     return Row(
         f"{seconds:g} s file, {name}, whole pipeline",
         "8 x, real-time factor < 1",
         {
-            "baseline": lambda: naive_enhance(llama, config, enhance.processor, beginning),
+            "baseline": lambda: naive_enhance(llama, config, processor, first),
             "dacse": lambda: enhance(waveform, sampling_rate=rate),
         },
-        baseline_share=scale.baseline_seconds / seconds,
+        baseline_share=1 / len(windows),
         audio_seconds=seconds,
-        facts={"windows together": enhance._batch_size},
+        facts={"windows": len(windows), "together": enhance._batch_size},
     )
 
 
