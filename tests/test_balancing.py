@@ -48,6 +48,13 @@ def test_dynamic_weight_average_is_a_softmax_over_the_rates_of_change():
     torch.testing.assert_close(balancing.weights, 2 * torch.softmax(torch.tensor([0.5, 1.0]) / 2, 0))
 
 
+def test_dynamic_weight_average_is_at_work_in_a_run_of_minutes():
+    balancing = DynamicWeightAverage(2)
+    for step in range(50):
+        balancing.update(torch.tensor([0.98**step, 1.0]), ALL)
+    assert balancing.weights[1] > 1.05 > 0.95 > balancing.weights[0]
+
+
 @pytest.mark.parametrize("name", list(BALANCINGS))
 def test_an_absent_task_moves_nothing_and_a_checkpoint_restores_all(name):
     balancing, norms = BALANCINGS[name](3), torch.ones(3)

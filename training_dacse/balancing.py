@@ -93,12 +93,13 @@ class DynamicWeightAverage(Balancing):
     """Dynamic weight average (Liu, Johns, Davison 2019, arXiv 1803.10704, eq. 7).
 
     The weight of a task is a softmax, at temperature 2, over how its loss changed between the last two periods; the
-    weights sum to the number of tasks. The paper's period is an epoch; here it is `period` steps.
+    weights sum to the number of tasks. The paper's period is an epoch; here it is `period` steps,
+    few enough that short runs have several.
     """
 
     remembered = ("total", "count", "steps", "last", "before", "weights")
 
-    def __init__(self, num_tasks: int, period: int = 100, temperature: float = 2.0):
+    def __init__(self, num_tasks: int, period: int = 20, temperature: float = 2.0):
         super().__init__(num_tasks)
         self.period, self.temperature = period, temperature
         self.total, self.count = torch.zeros(num_tasks), torch.zeros(num_tasks)
