@@ -3,7 +3,7 @@
     python benchmarks/speed.py                              the whole table into docs/speed.md; about 6 minutes
     python benchmarks/speed.py --quick                      every row in a minute or two, printed only
     python benchmarks/speed.py --device cuda                with the rows that need a GPU
-    python benchmarks/speed.py --rows file codec --rounds 5 some rows, printed only
+    python benchmarks/speed.py --rows file codec --rounds 5 some rows, into the table that is there
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed.py --processor-time
                                                             on a busy machine: one core, and only what it did for us
 
@@ -34,7 +34,7 @@ from pipeline_dacse.companions_dacse import default_batch_size
 
 ROW_SECONDS = 30  # after which no row begins another round
 WINDOW_FRAMES = FULL.window_frames  # 4 s of the released grid
-DOCS = Path(__file__).parents[1] / "docs"
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 MODELS = {"embedded": None, "1B": "1B"}
 GIGABYTE = 1e9
 
@@ -117,14 +117,13 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def write_table(results: list[dict], machine: str, unit: str) -> str:
+def write_table(results: list[dict]) -> str:
+    """The page of everything that was measured, here or on another machine."""
     lines = [
         "# Speed",
         "",
-        f"`python {' '.join(sys.argv)}` on {machine}.",
-        "",
         "The baseline is `benchmarks/naive.py`: one window at a time through `LlamaForCausalLM.generate`, a mask",
-        f"built row by row, whole-file codec calls. {unit} are medians (lowest to highest) of interleaved rounds,",
+        "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
         "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
         "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
         "",
@@ -133,8 +132,7 @@ def write_table(results: list[dict], machine: str, unit: str) -> str:
     ]
     for result in results:
         seconds = result["seconds"]
-        facts = dict(result["facts"])
-        besides = "; ".join(f"{name} {value}" for name, value in facts.items())
+        besides = "; ".join(f"{name} {value}" for name, value in result["facts"].items())
         lines.append(
             f"| {result['what']} | {result['goal']} | {spread(seconds['baseline'])} | {spread(seconds['dacse'])} |"
             f" {result['ratio']} x | {besides} |"
@@ -146,6 +144,10 @@ def write_table(results: list[dict], machine: str, unit: str) -> str:
         for name in GPU_ROWS
         if name not in measured
     ]
+    lines += ["", "Measured by:", ""]
+    for how in dict.fromkeys(result["measured"] for result in results):
+        rows = ", ".join(result["row"] for result in results if result["measured"] == how)
+        lines.append(f"- {how} (rows {rows})")
     lines += ["", *describe_memory()]
     return "\n".join(lines) + "\n"
 
@@ -160,26 +162,28 @@ def main() -> None:
     args = parser.parse_args()
 
     rows = args.rows or [*CPU_ROWS, *(GPU_ROWS if args.device != "cpu" else {})]
-    machine, results = describe_machine(), []
     clock = processor_seconds if args.processor_time else time.perf_counter
-    unit = "Seconds of the processor" if args.processor_time else "Seconds"
-    failed = False
+    unit = "seconds of the processor" if args.processor_time else "seconds by the clock"
+    measured = f"`python {' '.join(sys.argv)}`, {unit}, on {describe_machine()}"
+    results, failed = {}, False
+    if args.rows and not args.quick and PAGE.with_suffix(".json").exists():
+        results = {result["row"]: result for result in json.loads(PAGE.with_suffix(".json").read_text())}
     for name in rows:
         try:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                results.append(pool.submit(measure, name, args.quick, args.device, args.rounds, clock).result())
+                result = pool.submit(measure, name, args.quick, args.device, args.rounds, clock).result()
         except Exception:  # whatever it is, the other rows are worth having
             failed = True
             print(f"row {name} failed", file=sys.stderr)
             traceback.print_exc()
             continue
-        print(json.dumps(results[-1]), flush=True)
-        if not args.quick and not args.rows:
-            (DOCS / "speed.json").write_text(
-                json.dumps({"machine": machine, "unit": unit, "rows": results}, indent=1) + "\n"
-            )
-            (DOCS / "speed.md").write_text(write_table(results, machine, unit))
-    print(write_table(results, machine, unit))
+        print(json.dumps(result), flush=True)
+        results[name] = result | {"measured": measured}
+        ordered = [results[name] for name in CPU_ROWS | GPU_ROWS if name in results]
+        if not args.quick:
+            PAGE.with_suffix(".json").write_text(json.dumps(ordered, indent=1) + "\n")
+            PAGE.write_text(write_table(ordered))
+    print(write_table([results[name] for name in CPU_ROWS | GPU_ROWS if name in results]))
     raise SystemExit(failed)
 
 

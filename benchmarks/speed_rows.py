@@ -98,9 +98,8 @@ def released_grid_file(scale: Scale, device: str) -> Row:
     codec = {"encoder_hidden_size": 16, "decoder_hidden_size": 256, "downsampling_ratios": [4, 4, 4, 8]}
     codec = DacModel(DacConfig(**codec, n_codebooks=9, sampling_rate=44100)).eval()
     enhance = dacse.AudioEnhancementPipeline(model=model, codec=codec, device=device)
-    return file_row(
-        scale, scale.grid_seconds, enhance, f"{model.num_parameters() / 1e6:.0f} M parameters at 775 tokens a second"
-    )
+    name = f"{model.num_parameters() / 1e6:.0f} M parameters at 775 tokens a second"
+    return file_row(scale.grid_seconds, enhance, name)
 
 
 def file_row(seconds: float, enhance, name: str) -> Row:
