@@ -40,11 +40,12 @@ def open_checkpoint(
     """
     refuse_pickled_weights(source)
     model = DacSeForEnhancement.from_pretrained(source, dtype="auto")
-    stored = model.dtype
+    wanted = dtype or model.dtype
     if adapter is not None:
         model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
-    model = model.to(dtype or stored).eval()
-    return AudioEnhancementPipeline(model, processor=find_processor(source, codec, model), device="cpu")
+    for weights in model.parameters():  # `model.to` would round the frequencies of the rotary embedding as well
+        weights.data = weights.data.to(wanted)
+    return AudioEnhancementPipeline(model.eval(), processor=find_processor(source, codec, model), device="cpu")
 
 
 def refuse_pickled_weights(source: str) -> None:

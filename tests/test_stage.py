@@ -92,6 +92,15 @@ def test_the_dtype_is_converted_and_the_codec_stays_in_float32(checkpoint, tmp_p
     assert open_checkpoint(str(folder)).model.dtype == torch.bfloat16
 
 
+def test_only_the_weights_are_converted(checkpoint):
+    for options in ({"dtype": torch.bfloat16}, {"dtype": torch.float16}, {}):
+        model = open_checkpoint(str(checkpoint), **options).model
+        assert model.dtype == options.get("dtype", torch.float32)
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        frequencies = model.model.rotary_emb.inv_freq
+        assert torch.equal(frequencies, tiny_pipeline().model.model.rotary_emb.inv_freq)  # in float32
+
+
 def test_without_a_dtype_the_stored_one_is_kept(checkpoint, tmp_path):
     half = staged(checkpoint, tmp_path / "half", dtype=torch.bfloat16)
     again = staged(half, tmp_path / "again")

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hub_upload import fresh_process
+from hub_upload.convert import convert
+from hub_upload.stage import open_checkpoint
 from hub_upload.verify import foreign_code, probe_waveform, verify
 from tests.tiny import tiny_pipeline
 
@@ -28,6 +31,11 @@ def copy(repository, tmp_path):
 
 def test_a_staged_repository_gives_the_same_output_without_the_package_and_the_network(repository):
     verify(repository, tiny_pipeline())
+
+
+def test_so_does_one_in_bfloat16(repository, tmp_path):
+    convert(str(repository), tmp_path / "half", dtype=torch.bfloat16)
+    verify(tmp_path / "half", open_checkpoint(str(tmp_path / "half")))
 
 
 @pytest.mark.parametrize("changed", ["ids", "waveform", "audio"])
