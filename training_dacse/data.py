@@ -49,9 +49,10 @@ def find_codec(path: str | Path) -> DacModel:
 
 
 def codec_fingerprint(codec: DacModel) -> str:
-    """Changes with any weight or with the shape of the codec."""
+    """Changes with any weight or shape that decides about codes; the decoder may be trained further."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(codec.state_dict().items()):
+    decisive = {name: tensor for name, tensor in codec.state_dict().items() if not name.startswith("decoder.")}
+    for name, tensor in sorted(decisive.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

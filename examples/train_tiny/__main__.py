@@ -17,11 +17,21 @@ import sys
 from bars import evaluate
 from card import write_card
 from settings import HERE, Run, add_run_options, read_run
-from stages import build_tokens, decode, package, train_adapters, train_codec, train_stage1, train_stage2
+from stages import (
+    build_tokens,
+    decode,
+    package,
+    refine_decoder,
+    train_adapters,
+    train_codec,
+    train_stage1,
+    train_stage2,
+)
 
 STAGES = {
     "corpus": decode,
     "codec": train_codec,
+    "decoder": refine_decoder,
     "tokens": build_tokens,
     "stage1": train_stage1,
     "stage2": train_stage2,

@@ -13,6 +13,8 @@ from training_dacse.arguments import DataArguments
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = ("codec", "stage1", "stage2", "adapters")  # of a folder of settings
+OPTIONAL = {"decoder": None, "evaluate": HERE / "evaluate.yaml"}  # files it may have, and what is read in their place
+BUDGETS = ("codec", "decoder", "stage1", "stage2", "adapters")
 OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
 
 
@@ -88,8 +90,11 @@ def read_settings(folder: str | Path) -> dict[str, dict]:
     """
     folder = HERE / folder if (HERE / folder).is_dir() else Path(folder)
     settings = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in FILES}
-    own = folder / "evaluate.yaml"
-    return settings | {"evaluate": yaml.safe_load((own if own.exists() else HERE / "evaluate.yaml").read_text())}
+    for name, fallback in OPTIONAL.items():
+        own = folder / f"{name}.yaml"
+        path = own if own.exists() else fallback
+        settings[name] = yaml.safe_load(path.read_text()) if path else {}
+    return settings
 
 
 def budget(text: str) -> tuple[str, float]:
@@ -98,8 +103,8 @@ def budget(text: str) -> tuple[str, float]:
     ('codec', 600.0)
     """
     stage, _, seconds = text.partition("=")
-    if stage not in ("codec", "stage1", "stage2", "adapters"):
-        raise argparse.ArgumentTypeError(f"{text!r}: give codec=, stage1=, stage2= or adapters= and seconds")
+    if stage not in BUDGETS:
+        raise argparse.ArgumentTypeError(f"{text!r}: give {'=, '.join(BUDGETS)}= and seconds")
     return stage, float(seconds)
 
 

@@ -41,10 +41,25 @@ def decode(run: Run) -> None:
 
 def train_codec(run: Run) -> None:
     """Waveforms -> `audio_tokenizer`, rounded to the half precision it is shipped in."""
-    settings = run.settings["codec"]
-    config = DacConfig(**settings["codec"])
+    run_codec_trainer(run, run.settings["codec"]["training"], run.output / "codec")
+
+
+def refine_decoder(run: Run) -> None:
+    """`audio_tokenizer` -> the same with a decoder that was trained for longer, where the settings say so."""
+    settings, output = run.settings["decoder"], run.output / "decoder"
+    if not settings:
+        return
+    first = output / "first"
+    if not first.exists():
+        shutil.copytree(run.codec, first)
+    run_codec_trainer(run, settings | {"start_from": str(first), "decoder_only": True}, output)
+
+
+def run_codec_trainer(run: Run, settings: dict, output: Path) -> None:
+    """Trains a codec and leaves it as `audio_tokenizer`."""
+    config = DacConfig(**run.settings["codec"]["codec"])
     torch.set_float32_matmul_precision("high")
-    arguments = CodecTrainingArguments(str(run.output / "codec"), **settings["training"])
+    arguments = CodecTrainingArguments(str(output), **settings)
     segments = CodecSegments(*codec_clips(run, "train"), config.sampling_rate, run.device)
     codec = CodecTrainer(config, arguments, run.device).train(segments)
     codec.half().float().save_pretrained(run.codec)
