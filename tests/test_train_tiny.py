@@ -57,11 +57,13 @@ SETTINGS = {
             "discriminator_width": 2,
         },
     },
+    "decoder": {"max_seconds": 600, "max_steps": 3, "batch_size": 2, "segment_seconds": 0.4},
     "stage1": TRAINER
     | {
         "model": "tiny",
-        "model_overrides": "hidden_size=32,num_hidden_layers=1,num_attention_heads=4,num_key_value_heads=4,"
-        "intermediate_size=64,initializer_range=0.1,attention_dropout=0.0",
+        "model_overrides": "hidden_size=60,num_hidden_layers=1,num_attention_heads=6,num_key_value_heads=1,"
+        "head_dim=16,intermediate_size=64,initializer_range=0.02,attention_dropout=0.0,tie_word_embeddings=False",
+        "start_as_quantizer": True,
         "window_seconds": 0.25,
         "train_clips": 16,
         "valid_clips": 2,
@@ -100,7 +102,7 @@ def train_tiny(place, *options, output="run"):
 def trained(place):
     """All stages up to the adapters."""
     status, output = train_tiny(
-        place, "--stage", "corpus", "codec", "tokens", "stage1", "stage2", "package", "adapters"
+        place, "--stage", "corpus", "codec", "decoder", "tokens", "stage1", "stage2", "package", "adapters"
     )
     assert status == 0, output
     return place / "run"
@@ -127,6 +129,14 @@ def test_weights_are_shipped_in_half_precision_as_they_were_trained_with(trained
 
 
 CODEC_WEIGHTS = "audio_tokenizer/model.safetensors"
+
+
+def test_the_decoder_goes_on_and_codes_stay(trained):
+    first, last = (
+        load_file(trained / folder / "model.safetensors") for folder in ("decoder/first", "audio_tokenizer")
+    )
+    moved = {name.split(".")[0] for name in first if not (first[name] == last[name]).all()}
+    assert moved == {"decoder"}
 
 
 def test_a_slice_that_ends_early_says_so(place):
@@ -247,6 +257,7 @@ def test_shipped_settings_are_known_to_what_they_configure(device):
     settings = load("settings")
     read = settings.read_settings(device)
     CodecTrainingArguments("out", **read["codec"]["training"])
+    CodecTrainingArguments("out", **read["decoder"])
     known = {
         name: {*DataArguments.__dataclass_fields__, *DacSeTrainingArguments.__dataclass_fields__, *settings.OWN}
         for name in ("stage1", "stage2", "adapters")

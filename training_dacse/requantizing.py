@@ -9,6 +9,9 @@ noisy frame.
 Frames are found by position. A key is turned back by its codebook, a query by its own and by the distance from clean
 to noisy, so that rotary positions compare frames where they would compare tokens. That distance is one number only
 while all clips have one length.
+
+No head starts out looking at earlier clean frames. In training those are right, and a model that leans on them falls
+into silence when it has to go on from its own: the quietest codes are the likeliest wherever it is unsure.
 """
 
 import math
@@ -20,7 +23,8 @@ from transformers import DacModel
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 
-HEADS = 6  # noisy frame, clean frame so far, noisy code, noisy frames after and before, clean frame before
+HEADS = 6  # noisy frame, clean frame so far, noisy code, noisy frames after and before, noisy frames all around
+AROUND = 0.2  # of the sharpness of the other heads
 MARGIN = 6.0  # nats by which the tokens that a head is made for stand above others
 SINK = 20.0  # of the key by which a head rests on [bos]
 PICK = 12.0  # nats by which the codebook that comes next stands above the others
@@ -203,8 +207,9 @@ def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels
         if following == 0:  # [start_clean] stands where the last code of a clean frame would
             columns.append(channels.start_clean)
         noisy, clean = count * frames + following, following - 1
-        for head, distance in enumerate((noisy, clean, noisy, noisy - count, noisy + count, clean + count)):
+        for head, distance in enumerate((noisy, clean, noisy, noisy - count, noisy + count, noisy)):
             queries[head][:, columns] = turned(distance)[:, None]
+        queries[5][:, columns] *= AROUND
         queries[2][quiet + following, columns] = MARGIN * dim**0.5 / gain / unit
         # heads average: of as many places as there are codebooks, [bos] takes those that have no clean code yet
         match = gain**2 * quiet + dim**0.5 * math.log(count - following)

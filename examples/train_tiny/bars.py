@@ -108,13 +108,17 @@ def evaluate(run: Run) -> None:
     recipe += ["--clips-per-task", wanted["clips_per_task"]] + (
         ["--where", wanted["where"]] if wanted["where"] else []
     )
-    systems = ["noisy", f"codec:{package}", f"dacse:{package}", *wanted["rivals"]]
-    metrics = {"test": "dnsmos,plcmos,pesq,stoi,log_spectral_distance", "examples": "dnsmos"}
-    sets = {"test": [run.data, *recipe], "examples": [HERE.parent / "audio"]}
-    for name, source in sets.items():
-        options = ["-t", *source, "-s", ",".join(systems if name == "test" else [systems[0], *systems[2:]])]
-        options += ["-m", metrics[name], "-o", run.output / "evaluation" / name, "-p", wanted["processes"]]
-        options += ["--batch-size", wanted["batch_size"]]
+    sources = {
+        "test": (
+            [run.data, *recipe],
+            ["noisy", "clean", f"codec:{package}", f"dacse:{package}", *wanted["rivals"]],
+            [],
+        ),
+        "examples": ([HERE.parent / "audio"], ["noisy", f"dacse:{package}"], ["-m", "dnsmos"]),
+    }
+    for name, (source, systems, metrics) in sources.items():
+        options = ["-t", *source, "-s", ",".join(systems), *metrics, "-o", run.output / "evaluation" / name]
+        options += ["-p", wanted["processes"], "--batch-size", wanted["batch_size"]]
         subprocess.run([sys.executable, "-m", "dacse", "evaluate", *map(str, options)], check=True)
     summary = json.loads((run.output / "evaluation/test/summary.json").read_text())
     scores = Scores(summary, package, measure(run))
