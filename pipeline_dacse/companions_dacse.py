@@ -146,12 +146,15 @@ def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> N
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
             loaded = model.load_adapter(adapter_name=name, **place)
+        wrong = [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if f".{name}." in key]
+        fault = f"{len(wrong)} weights such as {wrong[0]}" if wrong else None
+    except RuntimeError:  # its report, which names the weights, is among those silenced here
+        fault = "weights of other sizes"
     finally:
         logger.setLevel(level)
-    wrong = [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if f".{name}." in key]
-    if wrong:
-        model.delete_adapter(name)
-        raise ValueError(f"adapter {place} does not fit {_name(model)}: {len(wrong)} weights such as {wrong[0]}")
+    if fault:
+        model.delete_adapter(name)  # also what was loaded in part
+        raise ValueError(f"adapter {place} does not fit {_name(model)}: {fault}; give the model it was trained on")
 
 
 def _find_adapter(model: PreTrainedModel, adapter: str) -> dict[str, Any]:

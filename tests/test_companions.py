@@ -96,6 +96,17 @@ def test_an_adapter_of_another_shape_is_refused(folder, tmp_path):
     assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
 
 
+def test_an_adapter_of_a_wider_model_is_refused_every_time(folder, tmp_path):
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
+    wider = tiny_model(hidden_size=64)
+    wider.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    wider.save_pretrained(tmp_path / "wider")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="wider.* does not fit .* give the model it was trained on"):
+            enhance(noise(60), sampling_rate=RATE, adapter=str(tmp_path / "wider"))
+    assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
+
+
 def test_a_pipeline_made_from_an_adapter_uses_it_until_told_not_to(folder, tmp_path):
     adapter = Path(shutil.copytree(folder / "adapters" / "denoise", tmp_path / "mine"))
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(folder)}
