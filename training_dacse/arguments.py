@@ -92,6 +92,10 @@ class DacSeTrainingArguments(TrainingArguments):
         metadata={"help": "of the tasks' losses", "choices": ["none", "uncertainty", "gradnorm", "dwa"]},
     )
     balanced_tasks: bool = field(default=False, metadata={"help": "meet every task equally often"})
+    logit_adjustment: float = field(
+        default=0.0,
+        metadata={"help": "how far codes are discounted for being common, 0 to about 1; needs a token cache"},
+    )
     curriculum_steps: int = field(
         default=0, metadata={"help": "steps from the easiest clips to all of them; 0 for none"}
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import PretrainedConfig, Trainer
 
 from .balancing import BALANCINGS
 from .callbacks import LogBeforeSave, TimeBudget
@@ -46,10 +46,29 @@ class TaskMeter:
         return {name: total / count for name, total, count in means if count}
 
 
+def log_prior(rows: Sequence[dict], layout: PretrainedConfig) -> Tensor:
+    """How common each clean code is among those of its codebook, as logarithms (vocabulary,); 0 for special ids.
+
+    Args:
+        rows: clips with `clean` codes (codebook, frame).
+        layout: of the ids.
+    """
+    counts = torch.ones(layout.num_codebooks, layout.codebook_size)  # so that none is impossible
+    for row in rows:
+        clean = torch.as_tensor(row["clean"])[: layout.num_codebooks]
+        counts.scatter_add_(1, clean, torch.ones_like(clean, dtype=counts.dtype))
+    prior = torch.zeros(layout.vocab_size)
+    prior[layout.first_code_id :] = (counts / counts.sum(1, keepdim=True)).log().flatten()
+    return prior
+
+
 class DacSeTrainer(Trainer):
     """Trains on batches of `TokenCollator`.
 
-    Next-token cross-entropy on what follows `start_clean`; only those positions go through the output layer.
+    Next-token cross-entropy on what follows `start_clean`; only those positions go through the output layer. With
+    `logit_adjustment` the logarithm of how common a code is, times this, is added to the logits in the loss (Menon et
+    al., arXiv 2007.07314), so that the model's own logits say how far the recording speaks for a code: where it is
+    unsure, greedy decoding then does not fall back on the commonest codes, which are those of silence.
 
     Args:
         tasks: names of the tasks, in the order of the numbers in the batches.
@@ -69,6 +88,10 @@ class DacSeTrainer(Trainer):
         )
         self.balancing = BALANCINGS[self.args.balancing](len(self.tasks))
         self.refuse_what_cannot_work()
+        self.log_prior = None
+        if self.args.logit_adjustment:
+            prior = log_prior(self.train_dataset, self.layout)
+            self.log_prior = (self.args.logit_adjustment * prior).to(self.args.device)
         self.add_callback(self.balancing)
         self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step
         self.budget = None
@@ -82,8 +105,10 @@ class DacSeTrainer(Trainer):
         if self.balancing.needs_gradient_norms and self.is_fsdp_enabled:
             raise ValueError("gradnorm needs whole layers; FSDP shards them: choose uncertainty or dwa, or use DDP")
         ordered = self.args.balanced_tasks or self.args.curriculum_steps
-        if ordered and not hasattr(self.train_dataset, "task_numbers"):
-            raise ValueError("balanced_tasks and curriculum_steps need a token cache: leave on_the_fly and stream out")
+        if (ordered or self.args.logit_adjustment) and not hasattr(self.train_dataset, "task_numbers"):
+            raise ValueError(
+                "balanced_tasks, curriculum_steps and logit_adjustment need a token cache: no on_the_fly, no stream"
+            )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         task, labels = inputs["task"], inputs["labels"]
@@ -95,8 +120,9 @@ class DacSeTrainer(Trainer):
             use_cache=False,
         ).logits[:, :-1]
         targets = labels[:, first:]
+        scores = logits.float() if self.log_prior is None else logits.float() + self.log_prior
         flat = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+            scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
         row_loss, row_tokens = flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
         self.measure(task, row_loss.detach(), row_tokens, logits.detach(), targets)
