@@ -225,7 +225,7 @@ def codec(scale: Scale, device: str, released: bool) -> Row:
             return model.decode(audio_codes=model.encode(waveform[:, None]).audio_codes)
 
     return Row(
-        f"{'released-size' if released else 'embedded'} codec there and back, {seconds:g} s",
+        f"{'released-size' if released else 'embedded'} codec there and back, {seconds:.3g} s",
         "1.5 x",
         {"baseline": whole, "dacse": lambda: decode_in_pieces(model, encode_in_pieces(model, waveform))},
         audio_seconds=seconds,
