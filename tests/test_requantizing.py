@@ -51,7 +51,6 @@ def test_heads_look_at_whole_frames_and_at_the_noisy_code(codec):
                     (0, noisy),
                     (3, noisy + CODEBOOKS),
                     (4, noisy - CODEBOOKS),
-                    (5, clean - CODEBOOKS),
                 ):
                     share = heads[head, start : start + CODEBOOKS]
                     assert share.sum() > 0.9, (frame, codebook, head)
