@@ -128,10 +128,8 @@ def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     num_rows, num_heads, size = query.shape
     grouped = (query * size**-0.5).view(num_rows * keys.shape[1], -1, size)  # queries that share keys and values
     keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-    if query.dtype == torch.float32:  # in this order twice as fast for a group of four, in bfloat16 half as fast
-        scores = torch.bmm(keys, grouped.transpose(1, 2)).transpose(1, 2)
-    else:
-        scores = torch.bmm(grouped, keys.transpose(1, 2))
+    # In this order: on slices of the buffers it takes between a third and the whole of the time of `query @ keys.T`.
+    scores = torch.bmm(keys, grouped.transpose(1, 2)).transpose(1, 2)
     if mask is not None:
         hidden = ~mask.view(len(mask), 1, -1).expand(num_rows, num_heads, -1).reshape(scores.shape)
         scores = scores.masked_fill(hidden, -torch.inf)
