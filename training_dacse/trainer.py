@@ -107,7 +107,8 @@ class DacSeTrainer(Trainer):
         ordered = self.args.balanced_tasks or self.args.curriculum_steps
         if (ordered or self.args.logit_adjustment) and not hasattr(self.train_dataset, "task_numbers"):
             raise ValueError(
-                "balanced_tasks, curriculum_steps and logit_adjustment need a token cache: no on_the_fly, no stream"
+                "balanced_tasks, curriculum_steps and logit_adjustment need a token cache: "
+                "leave on_the_fly and stream out"
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
