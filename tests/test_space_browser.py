@@ -128,7 +128,8 @@ def is_our_error(message) -> bool:
 
 
 def upload(page, path) -> None:
-    page.locator("input[type=file]").first.set_input_files(path)
+    with page.expect_response(lambda response: "/upload" in response.url and response.request.method == "POST"):
+        page.locator("input[type=file]").first.set_input_files(path)
     page.get_by_text(os.path.basename(path)).or_(page.get_by_label("Clear")).first.wait_for()
 
 
