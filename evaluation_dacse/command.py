@@ -87,6 +87,9 @@ def evaluate(
             text = (output / "report.md").read_text()
         else:
             raise typer.BadParameter("give --test-set, or --listening with the folder of a run")
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; pip install 'dacse[eval]' brings it", err=True)
+        raise typer.Exit(1) from error
     except (ValueError, OSError, ImportError) as error:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
         typer.echo(f"error: {error}{notes}", err=True)

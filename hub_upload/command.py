@@ -112,9 +112,10 @@ def verify(
         from huggingface_hub import snapshot_download
 
         from .push import refuse_pickles
-        from .stage import open_checkpoint
+        from .stage import open_checkpoint, refuse_impossible
         from .verify import verify as run
 
+        refuse_impossible(repository)
         is_local = Path(repository).is_dir()
         folder = Path(repository if is_local else snapshot_download(repository, revision=revision))
         refuse_pickles(folder)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import soundfile
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers.utils import cached_file
 
@@ -36,8 +38,12 @@ def open_checkpoint(
         adapter: directory or Hub id of a LoRA adapter to be merged into the weights, in float32.
 
     Raises:
-        ValueError: the weights are pickles only, there is no codec, or the token layout contradicts it.
+        ValueError: a place that can be none, the weights are pickles only, there is no codec, or the token layout
+            contradicts it.
     """
+    for place in (source, codec, adapter):
+        if place is not None:
+            refuse_impossible(place)
     refuse_pickled_weights(source)
     model = DacSeForEnhancement.from_pretrained(source, dtype="auto")
     wanted = dtype or model.dtype
@@ -46,6 +52,16 @@ def open_checkpoint(
     for weights in model.parameters():  # `model.to` would round the frequencies of the rotary embedding as well
         weights.data = weights.data.to(wanted)
     return AudioEnhancementPipeline(model.eval(), processor=find_processor(source, codec, model), device="cpu")
+
+
+def refuse_impossible(place: str) -> None:
+    """Raises ValueError where `place` is no directory and cannot be a Hub id."""
+    if Path(place).is_dir():
+        return
+    try:
+        validate_repo_id(place)
+    except HFValidationError as error:
+        raise ValueError(f"{place!r} is neither a directory here nor a Hub id") from error
 
 
 def refuse_pickled_weights(source: str) -> None:

@@ -216,6 +216,13 @@ def test_time_is_that_of_the_processor_and_on_an_accelerator_that_of_the_clock(r
         assert (row["work_seconds"] >= 0.2) == (device == "cuda")
 
 
+def test_the_command_says_what_brings_a_missing_package(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "evaluation_dacse.testsets", None)  # as where an import of it fails
+    failed = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), "-o", str(tmp_path / "run")])
+    assert failed.exit_code == 1
+    assert "pip install 'dacse[eval]'" in failed.stderr
+
+
 def test_the_command_evaluates_and_says_what_is_wrong(corpus, tmp_path):
     options = ["--recipe", str(corpus / "recipe.yaml"), "--split", "valid", "--clips-per-task", "1"]
     options += ["-s", "noisy", "-m", "si_sdr", "-o", str(tmp_path / "run"), "--json"]

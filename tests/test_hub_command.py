@@ -112,7 +112,9 @@ def test_contradicting_arguments_are_refused(arguments):
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(hub, tmp_path):
-    assert "nowhere" in error_of("push", tmp_path / "nowhere", "org/model")
+    nowhere = tmp_path / "nowhere"
+    for command in (["push", nowhere, "org/model"], ["convert", nowhere, tmp_path / "to"], ["verify", nowhere]):
+        assert f"'{nowhere}' is neither a directory here nor a Hub id" in error_of(*command)
     assert hub.state() == {}
 
 
