@@ -10,8 +10,8 @@ from training_dacse.requantizing import start_as_quantizer
 
 FRAMES, CODEBOOKS = 10, 3
 SHAPE = {
-    "hidden_size": 120,
-    "num_attention_heads": 6,
+    "hidden_size": 168,
+    "num_attention_heads": 7,
     "num_key_value_heads": 1,
     "head_dim": 32,
     "tie_word_embeddings": False,
@@ -43,7 +43,7 @@ def test_heads_look_at_whole_frames_and_at_the_noisy_code(codec):
     prompt = tiny_prompts([FRAMES], model.config)["input_ids"]
     ids = torch.cat([prompt, prompt[:, 1 : 1 + FRAMES * CODEBOOKS]], dim=1)
     for attention in model.model(ids, output_attentions=True).attentions[:1]:
-        for frame in range(2, FRAMES - 1):
+        for frame in range(2, FRAMES - 2):
             noisy, clean = 1 + frame * CODEBOOKS, 2 + (FRAMES + frame) * CODEBOOKS
             for codebook in range(CODEBOOKS):
                 heads = attention[0, :, clean + codebook - 1]  # from where the code is predicted
@@ -51,6 +51,7 @@ def test_heads_look_at_whole_frames_and_at_the_noisy_code(codec):
                     (0, noisy),
                     (3, noisy + CODEBOOKS),
                     (4, noisy - CODEBOOKS),
+                    (5, noisy + 2 * CODEBOOKS),
                 ):
                     share = heads[head, start : start + CODEBOOKS]
                     assert share.sum() > 0.9, (frame, codebook, head)
@@ -58,6 +59,18 @@ def test_heads_look_at_whole_frames_and_at_the_noisy_code(codec):
                 so_far = heads[1, clean : clean + codebook]
                 torch.testing.assert_close(so_far, torch.full_like(so_far, 1 / CODEBOOKS), rtol=0.05, atol=0.0)
                 assert heads[2, noisy + codebook] > 0.9
+                assert heads[6, 1 + FRAMES * CODEBOOKS] > 0.999  # [start_clean]
+
+
+def test_layers_behind_the_first_see_all_clean_tokens_and_no_noisy_one(codec):
+    model = new_model(codec, attn_implementation="eager")
+    prompt = tiny_prompts([FRAMES], model.config)["input_ids"]
+    ids = torch.cat([prompt, prompt[:, 1 : 1 + FRAMES * CODEBOOKS]], dim=1)
+    behind = 1 + FRAMES * CODEBOOKS  # from [start_clean] on
+    for attention in model.model(ids, output_attentions=True).attentions[1:]:
+        shares = attention[0, :, behind:, behind:]
+        assert shares.sum(-1).min() > 0.999
+        assert shares[:, -1].max() < 5 / shares.shape[-1]
 
 
 def test_it_answers_with_the_codes_that_the_quantizer_gives_the_noisy_frames(codec, monkeypatch):
@@ -82,7 +95,7 @@ def test_the_noisy_code_is_trusted(codec):
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"num_attention_heads": 4}, {"hidden_size": 96}, {"tie_word_embeddings": True}, {"window_frames": None}],
+    [{"num_attention_heads": 6}, {"hidden_size": 140}, {"tie_word_embeddings": True}, {"window_frames": None}],
 )
 def test_a_shape_that_does_not_allow_it_is_refused(codec, overrides):
     with pytest.raises(ValueError, match="cannot start as the codec's quantizer"):

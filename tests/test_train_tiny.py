@@ -58,10 +58,11 @@ SETTINGS = {
         },
     },
     "decoder": {"max_seconds": 600, "max_steps": 3, "batch_size": 2, "segment_seconds": 0.4},
+    "subsampled": TRAINER | {"tokens_per_frame": 1, "save_strategy": "no"},
     "stage1": TRAINER
     | {
         "model": "tiny",
-        "model_overrides": "hidden_size=60,num_hidden_layers=1,num_attention_heads=6,num_key_value_heads=1,"
+        "model_overrides": "hidden_size=91,num_hidden_layers=1,num_attention_heads=7,num_key_value_heads=1,"
         "head_dim=16,intermediate_size=64,initializer_range=0.02,attention_dropout=0.0,tie_word_embeddings=False",
         "start_as_quantizer": True,
         "window_seconds": 0.25,
@@ -98,12 +99,13 @@ def train_tiny(place, *options, output="run"):
     return done.returncode, done.stdout + done.stderr[-3000:]
 
 
+TRAINING = ("subsampled", "stage1", "stage2", "package", "adapters")
+
+
 @pytest.fixture(scope="module")
 def trained(place):
     """All stages up to the adapters."""
-    status, output = train_tiny(
-        place, "--stage", "corpus", "codec", "decoder", "tokens", "stage1", "stage2", "package", "adapters"
-    )
+    status, output = train_tiny(place, *("--stage", "corpus", "codec", "decoder", "tokens"), *TRAINING)
     assert status == 0, output
     return place / "run"
 
@@ -260,7 +262,7 @@ def test_shipped_settings_are_known_to_what_they_configure(device):
     CodecTrainingArguments("out", **read["decoder"])
     known = {
         name: {*DataArguments.__dataclass_fields__, *DacSeTrainingArguments.__dataclass_fields__, *settings.OWN}
-        for name in ("stage1", "stage2", "adapters")
+        for name in ("subsampled", "stage1", "stage2", "adapters")
     }
     known["stage2"] |= {*Stage2Arguments.__dataclass_fields__}
     known["adapters"] |= {*AdapterArguments.__dataclass_fields__}

@@ -96,6 +96,10 @@ class DacSeTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "how far codes are discounted for being common, 0 to about 1; needs a token cache"},
     )
+    tokens_per_frame: int = field(
+        default=0,
+        metadata={"help": "train on so many random tokens of a frame, a model that started as a quantizer; 0 for all"},
+    )
     curriculum_steps: int = field(
         default=0, metadata={"help": "steps from the easiest clips to all of them; 0 for none"}
     )

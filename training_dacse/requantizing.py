@@ -10,8 +10,9 @@ Frames are found by position. A key is turned back by its codebook, a query by i
 to noisy, so that rotary positions compare frames where they would compare tokens. That distance is one number only
 while all clips have one length.
 
-No head starts out looking at earlier clean frames. In training those are right, and a model that leans on them falls
-into silence when it has to go on from its own: the quietest codes are the likeliest wherever it is unsure.
+Only the first layer reads the noisy half. The layers behind it look at what the clean half has heard so far, all of it
+alike at first, and at none of the noisy tokens: what they make of a token then depends on the first layer's answers
+alone, which are lookups. `subsampling.py` trains on a few tokens of every clip because of that.
 """
 
 import math
@@ -23,14 +24,17 @@ from transformers import DacModel
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 
-HEADS = 6  # noisy frame, clean frame so far, noisy code, noisy frames after and before, noisy frames all around
-AROUND = 0.2  # of the sharpness of the other heads
+NEIGHBOURS = (1, -1, 2)  # frames after the noisy one that heads 3, 4 and 5 look at
+HEADS = 7  # noisy frame, clean frame so far, noisy code, three neighbours of the noisy frame, [start_clean]
+NEAR = 0.3  # of a neighbour's channels, the first and loudest are kept
 MARGIN = 6.0  # nats by which the tokens that a head is made for stand above others
-SINK = 20.0  # of the key by which a head rests on [bos]
+SINK = 20.0  # of the key by which a head rests on [bos] or [start_clean], and layers on the clean half
 PICK = 12.0  # nats by which the codebook that comes next stands above the others
 TRUST = 4.0  # nats by which the noisy frame's own code stands above codes that lie elsewhere
 LONGEST = 0.9  # of the share of an embedding that a code vector may take
-SPARE = 0.1  # standard deviation of the channels of an embedding that say nothing yet
+SIDE = 3.0  # of the channel that says that a token is clean
+SMALL = {"q_proj": 0.02, "k_proj": 0.02, "v_proj": 0.05, "o_proj": 0.02}  # standard deviations where nothing is set
+SMALL |= {"gate_proj": 0.04, "up_proj": 0.04, "down_proj": 0.01}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Channels:
     """Which channels of the model's width say what; those from `spare` on are left to training.
 
     Args:
-        dim: of a code vector, as of a head. The first so many channels hold the token's own.
+        dim: of a code vector, as of a head. The first so many channels hold the token's own; its last direction is
+            given up for the mark of [start_clean].
         num_codebooks: tokens of a frame.
     """
 
@@ -81,9 +86,24 @@ class Channels:
         return self.bos + 1
 
     @property
+    def side(self) -> int:
+        """Is there behind [start_clean] and not before it."""
+        return self.filler + 1
+
+    @property
+    def heard(self) -> list[slice]:
+        """The noisy frame and the loudest directions of its neighbours, each direction as strong as the others."""
+        near = int(NEAR * self.dim)
+        first, slices = self.side + 1, []
+        for size in (self.dim, *(near for _ in NEIGHBOURS)):
+            slices.append(slice(first, first + size))
+            first += size
+        return slices
+
+    @property
     def spare(self) -> int:
         """The first without a meaning."""
-        return self.filler + 1
+        return self.heard[-1].stop
 
 
 def assign_channels(config: DacSeConfig) -> Channels:
@@ -113,8 +133,7 @@ def assign_channels(config: DacSeConfig) -> Channels:
 def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel) -> None:
     """Gives a new model weights under which it answers noisy frames with their own codes, quantized anew.
 
-    The heads of all layers look where `HEADS` says. What the layers behind the first, and all MLPs, make of it starts
-    small and random.
+    What the layers behind the first, and all MLPs, make of it starts small and random.
 
     Args:
         model: new, for clips of one length (`window_frames`).
@@ -128,14 +147,18 @@ def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel) -> None:
     unit = (config.hidden_size / 3) ** 0.5  # constant, codebook, and all else have a third of an embedding's energy
     added, weights, offsets = code_vectors(codec.quantizer.quantizers[: config.num_codebooks], channels.dim)
     embed(model, channels, unit, added)
+    first, *others = model.model.layers
     for layer in model.model.layers:
-        look_at_frames(layer.self_attn, model.model.rotary_emb.inv_freq, channels, unit, config.window_frames)
-    compare_frames(model.model.layers[0].self_attn, channels)
+        start_small(layer, channels)
+    look_at_frames(first.self_attn, model.model.rotary_emb.inv_freq, channels, unit, config.window_frames)
+    compare_frames(first.self_attn, channels, unit, added)
+    for layer in others:
+        look_at_clean_half(layer.self_attn, channels)
     look_up(model, channels, unit, added, weights, offsets)
 
 
 def code_vectors(quantizers: nn.ModuleList, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What codes add to a latent and how the codec chooses them, in the `dim` directions that matter for the choice.
+    """What codes add to a latent and how the codec chooses them, in the directions that matter for the choice.
 
     The codec takes the code at the smallest angle, so the highest product with the normalised code. Where its
     codebooks were fitted by `fit_codebooks`, that product times the codes' length is `x.c - |c|^2 / 2`; over the
@@ -144,12 +167,12 @@ def code_vectors(quantizers: nn.ModuleList, dim: int) -> tuple[Tensor, Tensor, T
 
     Returns:
         What each code adds (codebook, code, dim), the longest of length 1; weights (codebook, code, dim) and offsets
-        (codebook, code) of its score, in nats.
+        (codebook, code) of its score, in nats. The last of the `dim` directions is empty.
     """
     projections = [quantizer.in_proj.weight[..., 0] for quantizer in quantizers]
     tables = [quantizer.codebook.weight for quantizer in quantizers]
     spread = torch.cat([matrix * table.std(0)[:, None] for matrix, table in zip(projections, tables, strict=True)])
-    basis = torch.linalg.svd(spread, full_matrices=False).Vh[:dim]
+    basis = torch.linalg.svd(spread, full_matrices=False).Vh[: dim - 1]
     basis = nn.functional.pad(basis, (0, 0, 0, dim - len(basis)))
     added = [quantizer.out_proj(table.T[None])[0].T for quantizer, table in zip(quantizers, tables, strict=True)]
     added = torch.stack(added) @ basis.T
@@ -165,8 +188,7 @@ def code_vectors(quantizers: nn.ModuleList, dim: int) -> tuple[Tensor, Tensor, T
 def embed(model: DacSeForEnhancement, channels: Channels, unit: float, added: Tensor) -> None:
     """Embeddings that say code vector and codebook, all of the length that RMSNorm gives them."""
     config, table = model.config, model.get_input_embeddings().weight
-    table[:, : channels.spare] = 0.0
-    table[:, channels.spare :].normal_(0.0, SPARE)
+    table.zero_()
     table[:, channels.constant] = unit
     codes = table[config.first_code_id :].unflatten(0, (config.num_codebooks, -1))
     codes[..., : channels.dim] = LONGEST * unit * added
@@ -177,10 +199,22 @@ def embed(model: DacSeForEnhancement, channels: Channels, unit: float, added: Te
     table[:, channels.filler] = (config.hidden_size - table.square().sum(1)).clamp(min=0.0).sqrt()
 
 
-def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels, unit: float, frames: int) -> None:
-    """Queries and keys of one layer.
+def start_small(layer: nn.Module, channels: Channels) -> None:
+    """Random weights that read what was heard, the same for all tokens of a frame, and write where nothing is said."""
+    for name, deviation in SMALL.items():
+        weight = getattr(layer.mlp if name in ("gate_proj", "up_proj", "down_proj") else layer.self_attn, name).weight
+        weight.normal_(0.0, deviation)
+        if name in ("o_proj", "down_proj"):
+            weight[: channels.spare] = 0.0
+        else:
+            weight[:, : channels.constant] = 0.0
 
-    The slowest pairs of channels hardly turn over a window. They say which codebook a key is of, and the last [bos].
+
+def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels, unit: float, frames: int) -> None:
+    """Queries and keys of the first layer.
+
+    The slowest pairs of channels hardly turn over a window. They say which codebook a key is of, and the last pair
+    [bos] and [start_clean].
     """
     dim, count = channels.dim, channels.num_codebooks
     pairs, quiet = dim // 2, dim // 2 - count - 1
@@ -193,12 +227,12 @@ def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels
         turn[:, :quiet] = torch.stack([angle.cos(), -angle.sin()])
         return gain / unit * turn.flatten()
 
+    attention.k_proj.weight.zero_()
     for keys in attention.k_proj.weight.unflatten(0, (-1, dim)):
-        keys.zero_()
         for codebook in range(count):
             keys[:, channels.codebook + codebook] = turned(codebook)
             keys[quiet + codebook, channels.codebook + codebook] = gain / unit
-        keys[pairs - 1, channels.bos] = SINK / unit
+        keys[pairs - 1, channels.bos] = keys[-1, channels.start_clean] = SINK / unit
     queries = attention.q_proj.weight.unflatten(0, (-1, dim))
     queries[:HEADS] = 0.0
     for codebook in range(count):
@@ -207,26 +241,42 @@ def look_at_frames(attention: nn.Module, frequencies: Tensor, channels: Channels
         if following == 0:  # [start_clean] stands where the last code of a clean frame would
             columns.append(channels.start_clean)
         noisy, clean = count * frames + following, following - 1
-        for head, distance in enumerate((noisy, clean, noisy, noisy - count, noisy + count, noisy)):
+        for head, distance in enumerate((noisy, clean, noisy, *(noisy - count * after for after in NEIGHBOURS))):
             queries[head][:, columns] = turned(distance)[:, None]
-        queries[5][:, columns] *= AROUND
         queries[2][quiet + following, columns] = MARGIN * dim**0.5 / gain / unit
         # heads average: of as many places as there are codebooks, [bos] takes those that have no clean code yet
         match = gain**2 * quiet + dim**0.5 * math.log(count - following)
         queries[1][pairs - 1, columns] = match / SINK / unit
+    queries[6][-1, channels.constant] = dim**0.5 / unit
 
 
-def compare_frames(attention: nn.Module, channels: Channels) -> None:
-    """Values and outputs of the first layer: noisy frame less clean frame so far, and the noisy code."""
-    dim, sum_of_frame = channels.dim, channels.num_codebooks**0.5  # once in the values, once in the outputs
+def compare_frames(attention: nn.Module, channels: Channels, unit: float, added: Tensor) -> None:
+    """Values and outputs of the first layer: noisy frame less clean one so far, the noisy code, and what was heard."""
+    dim, root = channels.dim, channels.num_codebooks**0.5  # heads average frames; twice this makes it their sum
+    attention.v_proj.weight.zero_()
     for values in attention.v_proj.weight.unflatten(0, (-1, dim)):
-        values.zero_()[range(dim), range(dim)] = sum_of_frame
+        values[range(dim - 1), range(dim - 1)] = root
+        values[-1, channels.start_clean] = 1.0
+    evened = root / (LONGEST * unit * added.var(1).sum(0).sqrt().clamp(min=1e-4))
     outputs = attention.o_proj.weight
-    outputs[: channels.spare] = 0.0
-    outputs[channels.spare :].normal_(0.0, dim**-0.5)
-    blocks = ((channels.rest, sum_of_frame), (channels.rest, -sum_of_frame), (channels.copy, 1 / sum_of_frame))
-    for head, (block, gain) in enumerate(blocks):
-        outputs[range(block.start, block.stop), range(head * dim, (head + 1) * dim)] = gain
+    outputs[:, : HEADS * dim] = 0.0
+    blocks = [(channels.rest, 0, root), (channels.rest, 1, -root), (channels.copy, 2, 1 / root)]
+    blocks += zip(channels.heard, (0, 3, 4, 5), (evened for _ in channels.heard), strict=True)
+    for block, head, gains in blocks:
+        columns = torch.arange(min(block.stop - block.start, dim - 1))
+        outputs[block.start + columns, head * dim + columns] = torch.as_tensor(gains).expand(dim)[: len(columns)]
+    outputs[channels.side, HEADS * dim - 1] = SIDE / unit
+
+
+def look_at_clean_half(attention: nn.Module, channels: Channels) -> None:
+    """Has the heads of a layer see all clean tokens alike, and no noisy one."""
+    slow = channels.dim // 2 - 1  # the pair that turns least
+    for keys in attention.k_proj.weight.unflatten(0, (-1, channels.dim)):
+        keys[slow] = 0.0
+        keys[slow, channels.side] = SINK / SIDE
+    for queries in attention.q_proj.weight.unflatten(0, (-1, channels.dim)):
+        queries[slow] = 0.0
+        queries[slow, channels.constant] = 1.0
 
 
 def look_up(

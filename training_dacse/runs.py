@@ -18,6 +18,7 @@ from .data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from .listening import AudioCallback
 from .pairs import DegradedPairs, PairedFiles, corpus_pairs
 from .requantizing import start_as_quantizer
+from .subsampling import SubsamplingTrainer
 from .trainer import DacSeTrainer
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: Dac
 
 def make_trainer(model, args: DacSeTrainingArguments, train, valid: TokenCache, codec: DacModel | None = None):
     """The trainer of a stage; with a codec and `listen_clips`, held-out clips are enhanced at every evaluation."""
-    trainer = DacSeTrainer(
+    trainer = (SubsamplingTrainer if args.tokens_per_frame else DacSeTrainer)(
         model=model,
         args=args,
         tasks=valid.tasks,

@@ -112,15 +112,8 @@ class DacSeTrainer(Trainer):
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        task, labels = inputs["task"], inputs["labels"]
-        first = int((labels != IGNORED).any(0).float().argmax())  # the first column any row is trained on
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs.get("attention_mask"),
-            logits_to_keep=labels.shape[1] - first + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        targets = labels[:, first:]
+        task = inputs["task"]
+        logits, targets = self.predict(model, inputs)
         scores = logits.float() if self.log_prior is None else logits.float() + self.log_prior
         flat = nn.functional.cross_entropy(
             scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
@@ -134,6 +127,18 @@ class DacSeTrainer(Trainer):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def predict(self, model, inputs) -> tuple[Tensor, Tensor]:
+        """Logits (row, token, id) and what they are of, (row, token): from the first that any row is trained on."""
+        labels = inputs["labels"]
+        first = int((labels != IGNORED).any(0).float().argmax())
+        logits = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs.get("attention_mask"),
+            logits_to_keep=labels.shape[1] - first + 1,
+            use_cache=False,
+        ).logits[:, :-1]
+        return logits, labels[:, first:]
 
     def watch_tasks(self, task: Tensor, row_loss: Tensor, row_tokens: Tensor) -> None:
         """Adds a batch to what the balancing is told after the step."""

@@ -26,6 +26,7 @@ from stages import (
     train_codec,
     train_stage1,
     train_stage2,
+    train_subsampled,
 )
 
 STAGES = {
@@ -33,6 +34,7 @@ STAGES = {
     "codec": train_codec,
     "decoder": refine_decoder,
     "tokens": build_tokens,
+    "subsampled": train_subsampled,
     "stage1": train_stage1,
     "stage2": train_stage2,
     "package": package,

@@ -13,8 +13,8 @@ from training_dacse.arguments import DataArguments
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = ("codec", "stage1", "stage2", "adapters")  # of a folder of settings
-OPTIONAL = {"decoder": None, "evaluate": HERE / "evaluate.yaml"}  # files it may have, and what is read in their place
-BUDGETS = ("codec", "decoder", "stage1", "stage2", "adapters")
+OPTIONAL = {"decoder": None, "subsampled": None, "evaluate": HERE / "evaluate.yaml"}  # files it may have, or what for
+BUDGETS = ("codec", "decoder", "subsampled", "stage1", "stage2", "adapters")
 OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
 
 

@@ -40,7 +40,10 @@ def decode(run: Run) -> None:
 
 
 def train_codec(run: Run) -> None:
-    """Waveforms -> `audio_tokenizer`, rounded to the half precision it is shipped in."""
+    """Waveforms -> `audio_tokenizer`, rounded to the half precision it is shipped in; or one that is given."""
+    if given := run.settings["codec"].get("given"):
+        shutil.copytree(ROOT / given, run.codec, dirs_exist_ok=True)
+        return
     run_codec_trainer(run, run.settings["codec"]["training"], run.output / "codec")
 
 
@@ -89,9 +92,16 @@ def data_options(run: Run) -> list[str]:
     return as_options({name: value for name, value in run.options("stage1").items() if name in known})
 
 
+def train_subsampled(run: Run) -> None:
+    """Tokens -> `subsampled`, where the settings say so: a new model on some tokens of every frame."""
+    if run.settings["subsampled"]:
+        run_script("train_stage1.py", run.options("subsampled"))
+
+
 def train_stage1(run: Run) -> None:
     """Tokens -> `stage1`: one model on the mixture of all tasks."""
-    run_script("train_stage1.py", run.options("stage1"))
+    begun = {"model": str(run.output / "subsampled")} if run.settings["subsampled"] else {}
+    run_script("train_stage1.py", run.options("stage1") | begun)
 
 
 def train_stage2(run: Run) -> None:

@@ -1,6 +1,6 @@
 """Which grid should the codec have? Codec and language model of each on the same short budget, then a table:
 
-python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings cpu --seconds codec=600 stage1=300
+python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings cpu --seconds codec=600 subsampled=300
 python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings gpu --seconds codec=90 stage1=60
 
 The grids are in sweep.yaml; a grid that is done is not done again. In OUTPUT/results.md: tokens and kbit per second of
@@ -19,7 +19,7 @@ import torch
 import yaml
 from pystoi import stoi
 from settings import HERE, Run, add_run_options, read_run
-from stages import build_tokens, codec_clips, decode, train_codec, train_stage1
+from stages import build_tokens, codec_clips, decode, train_codec, train_stage1, train_subsampled
 from transformers import DacModel
 
 from modeling_dacse import DacSeForEnhancement
@@ -38,8 +38,8 @@ def sweep_grid(run: Run, wanted: dict) -> dict[str, float]:
     done = run.output / "figures.json"
     if done.exists():
         return json.loads(done.read_text())
-    run = run.with_settings("codec", codec=run.settings["codec"]["codec"] | wanted)
-    for work in (decode, train_codec, build_tokens, train_stage1):
+    run = run.with_settings("codec", codec=run.settings["codec"]["codec"] | wanted, given=None)
+    for work in (decode, train_codec, build_tokens, train_subsampled, train_stage1):
         work(run)
     codec = DacModel.from_pretrained(run.codec).to(run.device).eval()
     config = codec.config

@@ -1,0 +1,102 @@
+"""Tokens that are trained on alone come out as in the whole model, and the trainer learns from them."""
+
+import copy
+
+import pytest
+import torch
+
+from modeling_dacse import DacSeForEnhancement
+from tests.test_requantizing import CODEBOOKS, FRAMES, new_model
+from tests.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
+from tests.test_trainer import Rows, losses
+from training_dacse.arguments import DacSeTrainingArguments
+from training_dacse.collator import TokenCollator
+from training_dacse.runs import make_trainer
+from training_dacse.subsampling import draw_codebooks, run_subsampled
+
+
+class Swapped(Rows):
+    """Clean codes are others than the noisy ones, always the same for the same."""
+
+    def __getitem__(self, index):
+        row = super().__getitem__(index)
+        return {**row, "clean": (row["noisy"] + 5) % 16}
+
+
+def make_subsampling_trainer(folder, model, **settings):
+    settings = {"max_steps": 1, "learning_rate": 3e-3, "logging_steps": 1, "tokens_per_frame": 1} | settings
+    args = DacSeTrainingArguments(
+        output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", **settings
+    )
+    rows = Swapped(16, frames=(FRAMES,))
+    return make_trainer(model, args, rows, rows)
+
+
+def test_all_tokens_come_out_as_in_the_whole_model(codec):
+    model = new_model(codec, attention_dropout=0.0)
+    with torch.no_grad():
+        for layer in model.model.layers:  # as after some training
+            layer.mlp.down_proj.weight.normal_(0.0, 0.02)
+            layer.self_attn.o_proj.weight[-5:].normal_(0.0, 0.1)
+    ids = TokenCollator(model.config)([Rows(3, frames=(FRAMES,))[index] for index in range(3)])["input_ids"]
+    every = torch.arange(CODEBOOKS).expand(3, FRAMES, CODEBOOKS)
+    with torch.no_grad():
+        hidden, targets = run_subsampled(model, ids, every)
+        whole = model.model(ids, use_cache=False).last_hidden_state[:, 1 + FRAMES * CODEBOOKS : -2]
+    torch.testing.assert_close(targets, ids[:, 2 + FRAMES * CODEBOOKS : -1])
+    # where a neighbour would lie outside the clip the whole model looks elsewhere
+    inner = slice(2 * CODEBOOKS, -2 * CODEBOOKS)
+    assert (hidden - whole)[:, inner].abs().mean() < 0.02 * whole[:, inner].abs().mean()
+
+
+def test_drawn_tokens_are_those_of_all(codec):
+    """In one layer nothing depends on which other tokens were drawn."""
+    model = new_model(codec, num_hidden_layers=1)
+    ids = TokenCollator(model.config)([Rows(1, frames=(FRAMES,))[0]])["input_ids"]
+    every = torch.arange(CODEBOOKS).expand(1, FRAMES, CODEBOOKS)
+    few = draw_codebooks(1, FRAMES, CODEBOOKS, 2, ids.device)
+    assert (few.diff(dim=-1) > 0).all()
+    everything = run_subsampled(model, ids, every)[0].unflatten(1, (FRAMES, CODEBOOKS))
+    drawn, targets = run_subsampled(model, ids, few)
+    expected = everything.gather(2, few[..., None].expand(*few.shape, everything.shape[-1]))
+    torch.testing.assert_close(drawn, expected.flatten(1, 2))
+    assert ((targets[0] - model.config.first_code_id) // model.config.codebook_size == few.flatten()).all()
+
+
+def test_the_trainer_learns_and_holds_out_all_tokens(codec, tmp_path):
+    model = new_model(codec, attention_dropout=0.0)
+    before = copy.deepcopy(model.model.layers[0].self_attn.q_proj.weight)
+    trainer = make_subsampling_trainer(tmp_path, model, max_steps=40)
+    held_out = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert losses(trainer)[-1] < 0.6 * losses(trainer)[0]
+    assert trainer.evaluate()["eval_loss"] < 0.6 * held_out
+    torch.testing.assert_close(model.model.layers[0].self_attn.q_proj.weight, before, rtol=0, atol=0)
+
+
+def test_the_loss_is_a_mean_over_what_is_trained(codec, tmp_path):
+    model = new_model(codec, attention_dropout=0.0)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # every id is as likely as any other
+    one, two = (
+        make_subsampling_trainer(
+            tmp_path,
+            copy.deepcopy(model),
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=2,
+            tokens_per_frame=count,
+        )
+        for count in (1, 2)
+    )
+    for trainer in (one, two):
+        trainer.train()
+        assert losses(trainer)[0] == pytest.approx(torch.tensor(float(model.config.vocab_size)).log().item(), rel=1e-3)
+
+
+def test_another_model_is_refused(codec, tmp_path):
+    model = new_model(codec, attention_dropout=0.0)
+    with pytest.raises(ValueError, match="tokens_per_frame is 4, but a frame has 3"):
+        make_subsampling_trainer(tmp_path, model, tokens_per_frame=4)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="the first layer of this one is no lookup"):
+        make_subsampling_trainer(tmp_path, DacSeForEnhancement(model.config))

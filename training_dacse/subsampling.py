@@ -1,0 +1,123 @@
+"""Trains a model that started as a quantizer on a few tokens of every clean frame. Knows those models.
+
+In a model made by `start_as_quantizer` the attention of the first layer is a lookup, whose answer for any token can be
+written down from the ids, and the layers behind it see clean tokens only. So the noisy half need not be run at all,
+nor those clean tokens that are not drawn: with one token of each frame, a clip costs a twentieth to a thirtieth. What
+is trained is the model that `generate` runs, up to which of a frame's tokens later frames see.
+"""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .requantizing import HEADS, NEIGHBOURS, assign_channels
+from .trainer import DacSeTrainer
+
+TOLERANCE = 0.1  # of the hidden states of a clip, against those of the whole model
+
+
+def draw_codebooks(rows: int, frames: int, num_codebooks: int, count: int, device: torch.device) -> Tensor:
+    """Which tokens of every frame are trained on: different codebooks in rising order, (row, frame, count)."""
+    return torch.rand(rows, frames, num_codebooks, device=device).argsort(-1)[..., :count].sort(-1).values
+
+
+def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs the model on some tokens of the clean half.
+
+    Args:
+        model: started as a quantizer.
+        ids: whole sequences of one length, (row, token).
+        codebooks: what is to be predicted of every frame, (row, frame, count).
+
+    Returns:
+        Last hidden states of the tokens before those (row, frame * count, width), and their ids (row, frame * count).
+    """
+    frames, count = codebooks.shape[1], model.config.num_codebooks
+    places = 2 + frames * count + torch.arange(frames, device=ids.device)[:, None] * count + codebooks
+    places = places.flatten(1)
+    hidden = look_up_frames(model, ids, codebooks)
+    rotations = model.model.rotary_emb(hidden, places - 1)
+    first, *others = model.model.layers
+    hidden = hidden + first.mlp(first.post_attention_layernorm(hidden))
+    for layer in others:
+        hidden = layer(hidden, position_embeddings=rotations, position_ids=places - 1)
+    return model.model.norm(hidden), ids.gather(1, places)
+
+
+def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Tensor:
+    """Hidden states behind the first attention, (row, frame * count, width), of the tokens before those to predict."""
+    config, layer, table = model.config, model.model.layers[0], model.get_input_embeddings().weight
+    attention, (rows, frames, _) = layer.self_attn, codebooks.shape
+    values = attention.v_proj(layer.input_layernorm(table)).unflatten(1, (config.num_key_value_heads, -1))
+    values = values.repeat_interleave(attention.num_key_value_groups, dim=1)  # (id, head, size)
+    tokens = frames * config.num_codebooks
+    noisy, clean = (ids[:, first : first + tokens].unflatten(1, (frames, -1)) for first in (1, 2 + tokens))
+
+    def mean_of_frame(head: int, after: int = 0) -> Tensor:
+        number = (torch.arange(frames, device=ids.device) + after).clamp(0, frames - 1)
+        return values[:, head][noisy[:, number]].mean(2)[:, :, None].expand(*codebooks.shape, -1)
+
+    def drawn(of_frame: Tensor) -> Tensor:
+        return of_frame.gather(2, codebooks[..., None].expand(*codebooks.shape, of_frame.shape[-1]))
+
+    said, nothing = values[:, 1][clean], values[config.bos_token_id, 1]
+    so_far = drawn(said.cumsum(2) - said) + (config.num_codebooks - codebooks[..., None]) * nothing
+    heads = [mean_of_frame(0), so_far / config.num_codebooks, drawn(values[:, 2][noisy])]
+    heads += [mean_of_frame(3 + number, after) for number, after in enumerate(NEIGHBOURS)]
+    heads.append(values[config.start_clean_token_id, HEADS - 1].expand(*codebooks.shape, -1))
+    before = torch.cat([ids.new_full((rows, 1), config.start_clean_token_id), clean.flatten(1)[:, :-1]], dim=1)
+    before = before.view_as(clean).gather(2, codebooks)
+    return (table[before] + attention.o_proj(torch.cat(heads, dim=-1))).flatten(1, 2)
+
+
+class SubsamplingTrainer(DacSeTrainer):
+    """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
+
+    Where the first layer looks stays as it is.
+
+    Raises:
+        ValueError: a model whose first layer is no lookup, or a launch of several processes.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        attention = self.model.model.layers[0].self_attn
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.requires_grad_(False)
+
+    def refuse_what_cannot_work(self) -> None:
+        super().refuse_what_cannot_work()
+        assign_channels(self.layout)
+        if self.args.world_size > 1:
+            raise ValueError("tokens_per_frame trains in one process; leave the launcher out")
+        if self.args.tokens_per_frame > self.layout.num_codebooks:
+            raise ValueError(
+                f"tokens_per_frame is {self.args.tokens_per_frame}, but a frame has {self.layout.num_codebooks} tokens"
+            )
+        example = self.data_collator([self.train_dataset[0]])["input_ids"].to(self.model.device)
+        frames, count = self.layout.window_frames, self.layout.num_codebooks
+        every = torch.arange(count, device=example.device).expand(1, frames, count)
+        with torch.no_grad():
+            expected = self.model.model(example, use_cache=False).last_hidden_state[:, 1 + frames * count : -2]
+            difference = run_subsampled(self.model, example, every)[0] - expected
+        inner = slice(-min(NEIGHBOURS) * count, -max(NEIGHBOURS) * count)  # whose neighbours are within the clip
+        if difference[:, inner].abs().mean() > TOLERANCE * expected[:, inner].abs().mean():
+            raise ValueError(
+                "tokens_per_frame trains only models that started as a quantizer (start_as_quantizer), without "
+                "dropout: the first layer of this one is no lookup"
+            )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if model.training and num_items_in_batch is not None:  # the library counts all labels
+            frames = self.layout.window_frames
+            trained, all_tokens = frames * self.args.tokens_per_frame, frames * self.layout.num_codebooks + 1
+            num_items_in_batch = num_items_in_batch * trained / all_tokens
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def predict(self, model, inputs):
+        if not model.training:
+            return super().predict(model, inputs)
+        ids, count = inputs["input_ids"], self.layout.num_codebooks
+        codebooks = draw_codebooks(len(ids), self.layout.window_frames, count, self.args.tokens_per_frame, ids.device)
+        hidden, targets = run_subsampled(model, ids, codebooks)
+        return model.lm_head(hidden), targets
