@@ -65,13 +65,12 @@ def test_drawn_tokens_are_those_of_all(codec):
 
 def test_the_trainer_learns_and_holds_out_all_tokens(codec, tmp_path):
     model = new_model(codec, attention_dropout=0.0)
-    before = copy.deepcopy(model.model.layers[0].self_attn.q_proj.weight)
     trainer = make_subsampling_trainer(tmp_path, model, max_steps=40)
     held_out = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert losses(trainer)[-1] < 0.6 * losses(trainer)[0]
     assert trainer.evaluate()["eval_loss"] < 0.6 * held_out
-    torch.testing.assert_close(model.model.layers[0].self_attn.q_proj.weight, before, rtol=0, atol=0)
+    trainer.refuse_what_cannot_work()  # what was trained is still what the whole model does
 
 
 def test_the_loss_is_a_mean_over_what_is_trained(codec, tmp_path):

@@ -73,7 +73,7 @@ def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Te
 class SubsamplingTrainer(DacSeTrainer):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
 
-    Where the first layer looks stays as it is.
+    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys.
 
     Raises:
         ValueError: a model whose first layer is no lookup, or a launch of several processes.
@@ -81,9 +81,10 @@ class SubsamplingTrainer(DacSeTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        attention = self.model.model.layers[0].self_attn
-        for projection in (attention.q_proj, attention.k_proj):
-            projection.requires_grad_(False)
+        first = self.model.model.layers[0]
+        looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
+        for module in (self.model.get_input_embeddings(), *looking):
+            module.requires_grad_(False)
 
     def refuse_what_cannot_work(self) -> None:
         super().refuse_what_cannot_work()
