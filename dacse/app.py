@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from dacse.files import check_place
+
 
 def app(
     models: Annotated[
@@ -35,6 +37,12 @@ def app(
     if not find_spec("gradio"):
         typer.echo("error: the demo needs gradio; pip install 'dacse[app]'", err=True)
         raise typer.Exit(1)
+    try:
+        for place in (*(models or ()), *(adapters or ())):
+            check_place(place)
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
     settings = {
         "DACSE_MODELS": ",".join(models or ()),
         "DACSE_ADAPTERS": ",".join(adapters or ()),

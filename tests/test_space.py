@@ -255,3 +255,6 @@ def test_dacse_app_starts_the_space_with_its_settings(monkeypatch):
         ("org/a", "org/b"), ("org/c",), max_minutes=2
     )
     assert environment["GRADIO_SERVER_PORT"] == "7999"
+    nowhere = CliRunner().invoke(command, ["app", "--adapter", "/no/such/adapter"])
+    assert nowhere.exit_code == 1 and len(started) == 1
+    assert nowhere.stderr == "error: '/no/such/adapter' is neither a directory here nor a Hub id\n"
