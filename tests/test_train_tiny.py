@@ -141,6 +141,14 @@ def test_the_decoder_goes_on_and_codes_stay(trained):
     assert moved == {"decoder"}
 
 
+def test_a_given_codec_is_taken_as_it_is(place, trained):
+    stages, settings = load("stages"), load("settings")
+    run = settings.Run(place, place / "given", {"codec": {"given": str(trained / "audio_tokenizer")}})
+    stages.train_codec(run)
+    for name in ("config.json", "model.safetensors"):
+        assert (run.codec / name).read_bytes() == (trained / "audio_tokenizer" / name).read_bytes()
+
+
 def test_a_slice_that_ends_early_says_so(place):
     status, output = train_tiny(place, "--slice-seconds", "1", output="sliced")
     assert status == 75 and "goes on" in output
