@@ -96,6 +96,9 @@ def test_another_model_is_refused(codec, tmp_path):
     model = new_model(codec, attention_dropout=0.0)
     with pytest.raises(ValueError, match="tokens_per_frame is 4, but a frame has 3"):
         make_subsampling_trainer(tmp_path, model, tokens_per_frame=4)
+    wider = new_model(codec, hidden_size=176, num_attention_heads=8)
+    with pytest.raises(ValueError, match="knows where 7 heads look, but this model has 8"):
+        make_subsampling_trainer(tmp_path, wider)
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="the first layer of this one is no lookup"):
         make_subsampling_trainer(tmp_path, DacSeForEnhancement(model.config))

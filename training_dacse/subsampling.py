@@ -95,6 +95,11 @@ class SubsamplingTrainer(DacSeTrainer):
             raise ValueError(
                 f"tokens_per_frame is {self.args.tokens_per_frame}, but a frame has {self.layout.num_codebooks} tokens"
             )
+        if self.layout.num_attention_heads != HEADS:
+            raise ValueError(
+                f"tokens_per_frame knows where {HEADS} heads look, "
+                f"but this model has {self.layout.num_attention_heads}"
+            )
         example = self.data_collator([self.train_dataset[0]])["input_ids"].to(self.model.device)
         frames, count = self.layout.window_frames, self.layout.num_codebooks
         every = torch.arange(count, device=example.device).expand(1, frames, count)

@@ -13,7 +13,8 @@ from training_dacse.arguments import DataArguments
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FILES = ("codec", "stage1", "stage2", "adapters")  # of a folder of settings
-OPTIONAL = {"decoder": None, "subsampled": None, "evaluate": HERE / "evaluate.yaml"}  # files it may have, or what for
+# files it may have, and what is read where it has none
+OPTIONAL = {"decoder": None, "subsampled": None, "evaluate": HERE / "evaluate.yaml"}
 BUDGETS = ("codec", "decoder", "subsampled", "stage1", "stage2", "adapters")
 OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
 
