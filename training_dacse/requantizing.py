@@ -33,8 +33,15 @@ PICK = 12.0  # nats by which the codebook that comes next stands above the other
 TRUST = 4.0  # nats by which the noisy frame's own code stands above codes that lie elsewhere
 LONGEST = 0.9  # of the share of an embedding that a code vector may take
 SIDE = 3.0  # of the channel that says that a token is clean
-SMALL = {"q_proj": 0.02, "k_proj": 0.02, "v_proj": 0.05, "o_proj": 0.02}  # standard deviations where nothing is set
-SMALL |= {"gate_proj": 0.04, "up_proj": 0.04, "down_proj": 0.01}
+SMALL = {  # standard deviations of a layer's weights where nothing is set
+    "self_attn.q_proj": 0.02,
+    "self_attn.k_proj": 0.02,
+    "self_attn.v_proj": 0.05,
+    "self_attn.o_proj": 0.02,
+    "mlp.gate_proj": 0.04,
+    "mlp.up_proj": 0.04,
+    "mlp.down_proj": 0.01,
+}
 
 
 @dataclass(frozen=True)
@@ -202,9 +209,9 @@ def embed(model: DacSeForEnhancement, channels: Channels, unit: float, added: Te
 def start_small(layer: nn.Module, channels: Channels) -> None:
     """Random weights that read what was heard, the same for all tokens of a frame, and write where nothing is said."""
     for name, deviation in SMALL.items():
-        weight = getattr(layer.mlp if name in ("gate_proj", "up_proj", "down_proj") else layer.self_attn, name).weight
+        weight = layer.get_submodule(name).weight
         weight.normal_(0.0, deviation)
-        if name in ("o_proj", "down_proj"):
+        if name.endswith(("o_proj", "down_proj")):
             weight[: channels.spare] = 0.0
         else:
             weight[:, : channels.constant] = 0.0
@@ -261,7 +268,7 @@ def compare_frames(attention: nn.Module, channels: Channels, unit: float, added:
     outputs = attention.o_proj.weight
     outputs[:, : HEADS * dim] = 0.0
     blocks = [(channels.rest, 0, root), (channels.rest, 1, -root), (channels.copy, 2, 1 / root)]
-    blocks += zip(channels.heard, (0, 3, 4, 5), (evened for _ in channels.heard), strict=True)
+    blocks += [(block, head, evened) for block, head in zip(channels.heard, (0, 3, 4, 5), strict=True)]
     for block, head, gains in blocks:
         columns = torch.arange(min(block.stop - block.start, dim - 1))
         outputs[block.start + columns, head * dim + columns] = torch.as_tensor(gains).expand(dim)[: len(columns)]
