@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dacse.files import check_place
+from hub_upload.places import check_place
 
 
 def app(

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from dacse import default_model
-from dacse.files import FORMATS, STANDARD, Job, check_place, plan_jobs
+from dacse.files import FORMATS, STANDARD, Job, plan_jobs
 from dacse.results import Result, one_line, progress_bar, report, summarize, write_result
+from hub_upload.places import check_place
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16", "int8"])

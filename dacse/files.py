@@ -60,18 +60,6 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
     return jobs, problems
 
 
-def check_place(place: str) -> None:
-    """Raises ValueError if `place` can be neither the directory nor the Hub id of a model."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        if not os.path.isdir(place):
-            validate_repo_id(place)
-    except HFValidationError as error:
-        raise ValueError(f"{place!r} is neither a directory here nor a Hub id") from error
-
-
 @contextmanager
 def replaced_when_done(path: str) -> Iterator[str]:
     """Gives a temporary path beside `path`, which takes its place at the end, or disappears if anything goes wrong.

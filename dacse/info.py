@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from dacse import default_model
-from dacse.files import check_place
 from dacse.results import one_line
+from hub_upload.places import check_place
 
 
 def info(

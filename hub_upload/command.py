@@ -111,11 +111,12 @@ def verify(
     with one_line_errors(), Console(stderr=True).status(f"verifying {repository}"):
         from huggingface_hub import snapshot_download
 
+        from .places import check_place
         from .push import refuse_pickles
-        from .stage import open_checkpoint, refuse_impossible
+        from .stage import open_checkpoint
         from .verify import verify as run
 
-        refuse_impossible(repository)
+        check_place(repository)
         is_local = Path(repository).is_dir()
         folder = Path(repository if is_local else snapshot_download(repository, revision=revision))
         refuse_pickles(folder)

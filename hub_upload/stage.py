@@ -8,8 +8,6 @@ from pathlib import Path
 
 import soundfile
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers.utils import cached_file
 
@@ -22,6 +20,7 @@ from .adapter import CONFIG_NAME, copy_adapter
 from .card import model_card
 from .evaluation import stage_evaluations
 from .facts import Facts, Sample
+from .places import check_place
 
 SHARD_SIZE = "5GB"
 
@@ -43,7 +42,7 @@ def open_checkpoint(
     """
     for place in (source, codec, adapter):
         if place is not None:
-            refuse_impossible(place)
+            check_place(place)
     refuse_pickled_weights(source)
     model = DacSeForEnhancement.from_pretrained(source, dtype="auto")
     wanted = dtype or model.dtype
@@ -52,16 +51,6 @@ def open_checkpoint(
     for weights in model.parameters():  # `model.to` would round the frequencies of the rotary embedding as well
         weights.data = weights.data.to(wanted)
     return AudioEnhancementPipeline(model.eval(), processor=find_processor(source, codec, model), device="cpu")
-
-
-def refuse_impossible(place: str) -> None:
-    """Raises ValueError where `place` is no directory and cannot be a Hub id."""
-    if Path(place).is_dir():
-        return
-    try:
-        validate_repo_id(place)
-    except HFValidationError as error:
-        raise ValueError(f"{place!r} is neither a directory here nor a Hub id") from error
 
 
 def refuse_pickled_weights(source: str) -> None:
