@@ -176,6 +176,8 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     with pytest.raises(settings.argparse.ArgumentTypeError, match="give codec="):
         settings.budget("card=3")
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7
+    with pytest.raises(ValueError, match="decoder=9: these settings have no decoder.yaml"):
+        run.with_budget("decoder", 9.0)
 
 
 def test_a_cache_encoded_in_one_process_equals_one_of_workers(place, trained):

@@ -58,7 +58,13 @@ class Run:
         return replace(self, settings=self.settings | {stage: self.settings[stage] | changes})
 
     def with_budget(self, stage: str, seconds: float) -> "Run":
-        """This run with another wall-clock budget of a stage (of each sub-stage, or adapter)."""
+        """This run with another wall-clock budget of a stage (of each sub-stage, or adapter).
+
+        Raises:
+            ValueError: the settings leave this stage out.
+        """
+        if not self.settings[stage]:
+            raise ValueError(f"{stage}={seconds:g}: these settings have no {stage}.yaml, so the stage is left out")
         if stage == "codec":
             return self.with_settings("codec", training=self.settings["codec"]["training"] | {"max_seconds": seconds})
         return self.with_settings(stage, max_seconds=seconds)
