@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +9,7 @@ from transformers import pipeline
 
 import dacse  # noqa: F401  registers the pipeline
 from modeling_dacse import DacSeForEnhancement
-from modeling_dacse.int8_dacse import Int8Linear, quantize_rows
+from modeling_dacse.int8_dacse import Int8Linear, largest_weight, multiply, pack, quantize_rows
 from tests.tiny import tiny_model, tiny_pipeline, tiny_prompts
 
 
@@ -16,7 +20,25 @@ def test_an_int8_layer_is_the_layer_to_one_percent(bias):
     linear, hidden = nn.Linear(256, 64, bias), torch.randn(2, 5, 256)
     expected = linear(hidden)
     error = (Int8Linear(linear)(hidden) - expected).norm() / expected.norm()
-    assert error < 0.015  # two roundings to 1/254 of the largest of 256 normal numbers
+    assert error < (0.015 if largest_weight() == 127 else 0.02)  # two roundings of 256 normal numbers
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_products_are_exact_in_whole_numbers(rows):
+    largest, generator = largest_weight(), torch.Generator().manual_seed(0)
+    hidden = torch.randint(-127, 128, (rows, 200), dtype=torch.int8, generator=generator)
+    matrix = torch.randint(-largest, largest + 1, (50, 200), dtype=torch.int8, generator=generator)
+    matrix[0], hidden[0] = largest, 127  # the largest sum
+    assert torch.equal(multiply(hidden, pack(matrix), torch.ones(50)).long(), hidden.long() @ matrix.long().t())
+
+
+def test_weights_are_smaller_where_products_overflow():
+    code = "from modeling_dacse.int8_dacse import largest_weight; print(largest_weight())"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # as if the processor had nothing newer
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert run.stdout.strip() == ("63" if is_x86 else "127")
 
 
 @torch.no_grad()
