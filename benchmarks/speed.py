@@ -32,6 +32,7 @@ import dacse
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from pipeline_dacse.companions_dacse import default_batch_size
 
+COPIED_BYTES = 2**29  # of a copy that says how fast memory is: far more than any cache
 ROW_SECONDS = 30  # after which no row begins another round
 WINDOW_FRAMES = FULL.window_frames  # 4 s of the released grid
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -81,10 +82,13 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
     scale = QUICK if quick else FULL
     row = (CPU_ROWS | GPU_ROWS)[name](scale, device)
     seconds: dict[str, list[float]] = {call: [] for call in row.calls}
+    bandwidths = []
     began = clock()
     for number in range(rounds or scale.rounds):
         if number and rounds is None and clock() - began > ROW_SECONDS:
             break
+        if row.bytes_read:
+            bandwidths.append(measure_bandwidth(device, clock))
         for call, run in row.calls.items():
             started = clock()
             run()
@@ -107,9 +111,27 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
         result["facts"]["baseline timed on"] = f"{row.baseline_share:.1%} of it"
     if row.audio_seconds:
         result["facts"]["real-time factor"] = round(medians["dacse"] / row.audio_seconds, 3)
+    if row.bytes_read:
+        least = row.bytes_read / statistics.median(bandwidths)
+        result["facts"]["of the memory limit"] = f"{least / medians['dacse']:.0%}"
+        result["facts"]["ratio at that limit"] = f"{medians['baseline'] / least:.1f} x"
     if row.count > 1:
         result["facts"]["tokens per second"] = round(row.count / medians["dacse"], 1)
     return result
+
+
+def measure_bandwidth(device: str, clock: Callable[[], float]) -> float:
+    """Bytes per second that a copy reads and writes."""
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = []
+    for _ in range(4):  # the first also fetches the pages
+        started = clock()
+        target.copy_(source)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(clock() - started)
+    return 2 * COPIED_BYTES / min(seconds)
 
 
 def spread(values: list[float]) -> str:
@@ -126,6 +148,8 @@ def write_table(results: list[dict]) -> str:
         "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
         "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
         "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
+        "The memory limit is the time it takes to read what every token needs, weights and what was said so far, as",
+        "fast as a copy goes in the same process; the prompt is on top of it.",
         "",
         "| what | wanted | baseline, s | dacse, s | ratio | besides |",
         "|---|---|---|---|---|---|",

@@ -76,6 +76,7 @@ class Row:
     baseline_share: float = 1.0  # of the work that the baseline does, for it takes every window alike
     audio_seconds: float | None = None  # for a real-time factor
     count: int = 1  # tokens in a call, for a rate
+    bytes_read: int = 0  # by a call at least, for a share of the memory limit
     facts: dict[str, object] = field(default_factory=dict)
 
 
@@ -139,6 +140,15 @@ def random_prompt(config, frames: int, rows: int = 1) -> torch.LongTensor:
     return torch.cat([ends[:, :1], ids.flatten(1), ends[:, 1:]], dim=1)
 
 
+def bytes_of_tokens(model, prompt: torch.Tensor, tokens: int) -> int:
+    """What generating one token after the other must read: layers, a codebook's logits, keys and values so far."""
+    config = model.config
+    weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    weights += config.codebook_size * config.hidden_size
+    remembered = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return model.dtype.itemsize * tokens * (weights + remembered * (prompt.shape[1] + tokens // 2))
+
+
 def in_int8(model):
     """A copy of a model with matrices of 8 bits, as `dtype="int8"` loads them."""
     model = copy.deepcopy(model)
@@ -161,6 +171,7 @@ def window(scale: Scale, device: str, name: str) -> Row:
             "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.window_tokens),
         },
         count=scale.window_tokens,
+        bytes_read=bytes_of_tokens(model, prompt, scale.window_tokens),
     )
 
 
@@ -178,6 +189,7 @@ def large(scale: Scale, device: str) -> Row:
             "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.large_tokens),
         },
         count=scale.large_tokens,
+        bytes_read=bytes_of_tokens(model, prompt, scale.large_tokens),
     )
 
 
