@@ -143,10 +143,15 @@ def test_the_decoder_goes_on_and_codes_stay(trained):
 
 def test_a_given_codec_is_taken_as_it_is(place, trained):
     stages, settings = load("stages"), load("settings")
-    run = settings.Run(place, place / "given", {"codec": {"given": str(trained / "audio_tokenizer")}})
+    described = SETTINGS["codec"] | {"given": str(trained / "audio_tokenizer")}
+    described["codec"] = described["codec"] | {"codebook_dim": 2}  # of one that is not trained
+    run = settings.Run(place / "corpus", place / "given", SETTINGS | {"codec": described})
     stages.train_codec(run)
     for name in ("config.json", "model.safetensors"):
         assert (run.codec / name).read_bytes() == (trained / "audio_tokenizer" / name).read_bytes()
+    run.corpus.symlink_to(trained / "corpus")
+    stages.refine_decoder(run)
+    assert stages.find_codec(run.codec).config.codebook_dim == 4
 
 
 def test_a_slice_that_ends_early_says_so(place):

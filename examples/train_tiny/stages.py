@@ -44,7 +44,8 @@ def train_codec(run: Run) -> None:
     if given := run.settings["codec"].get("given"):
         shutil.copytree(ROOT / given, run.codec, dirs_exist_ok=True)
         return
-    run_codec_trainer(run, run.settings["codec"]["training"], run.output / "codec")
+    config = DacConfig(**run.settings["codec"]["codec"])
+    run_codec_trainer(run, config, run.settings["codec"]["training"], run.output / "codec")
 
 
 def refine_decoder(run: Run) -> None:
@@ -55,12 +56,12 @@ def refine_decoder(run: Run) -> None:
     first = output / "first"
     if not first.exists():
         shutil.copytree(run.codec, first)
-    run_codec_trainer(run, settings | {"start_from": str(first), "decoder_only": True}, output)
+    config = DacConfig.from_pretrained(first)
+    run_codec_trainer(run, config, settings | {"start_from": str(first), "decoder_only": True}, output)
 
 
-def run_codec_trainer(run: Run, settings: dict, output: Path) -> None:
+def run_codec_trainer(run: Run, config: DacConfig, settings: dict, output: Path) -> None:
     """Trains a codec and leaves it as `audio_tokenizer`."""
-    config = DacConfig(**run.settings["codec"]["codec"])
     torch.set_float32_matmul_precision("high")
     arguments = CodecTrainingArguments(str(output), **settings)
     segments = CodecSegments(*codec_clips(run, "train"), config.sampling_rate, run.device)
