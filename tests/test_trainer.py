@@ -17,9 +17,9 @@ from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec, tiny_model
 from training_dacse import callbacks
 from training_dacse.arguments import DacSeTrainingArguments
-from training_dacse.collator import TokenCollator
+from training_dacse.collator import IGNORED, TokenCollator
 from training_dacse.listening import AudioCallback, enhance_codes
-from training_dacse.trainer import DacSeTrainer
+from training_dacse.trainer import DacSeTrainer, spoil_frames
 
 
 class Rows(torch.utils.data.Dataset):
@@ -80,6 +80,35 @@ def test_the_loss_is_the_mean_over_clean_tokens_of_rows_of_any_length(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(total / count, rel=1e-5)
     for number, task in enumerate(Rows.tasks):
         assert metrics[f"eval_loss/{task}"] == pytest.approx(sum(per_task[number]) / len(per_task[number]), rel=1e-5)
+
+
+def test_spoiled_frames_are_whole_noisy_ones_and_not_trained_on():
+    config, generator = tiny_model().config, torch.Generator().manual_seed(1)
+    frames, examples = (4, 7, 5), []
+    for count in frames:
+        noisy, clean = torch.randint(16, (2, 3, count), generator=generator)
+        examples.append({"noisy": noisy, "clean": clean, "task": 0})
+    batch = TokenCollator(config)(examples)
+    torch.manual_seed(0)
+    ids, labels = spoil_frames(batch["input_ids"], batch["labels"], config.num_codebooks, most=1.0)
+    spoiled = labels != batch["labels"]
+    assert (labels[spoiled] == IGNORED).all() and torch.equal(labels[~spoiled], batch["labels"][~spoiled])
+    assert torch.equal(ids[~spoiled], batch["input_ids"][~spoiled])
+    for row, count in enumerate(frames):
+        noisy, clean = slice(1, 1 + 3 * count), slice(2 + 3 * count, 2 + 6 * count)
+        of_frames = spoiled[row, clean].view(count, 3)
+        assert of_frames.any(1).equal(of_frames.all(1)) and 0 < of_frames.sum() == spoiled[row].sum()
+        assert torch.equal(ids[row, clean][of_frames.flatten()], ids[row, noisy][of_frames.flatten()])
+
+
+def test_frames_are_spoiled_in_training_alone(tmp_path):
+    model = tiny_model()
+    runs = [trainer(tmp_path, Rows(4), model, spoiled_frames=share, seed=1) for share in (0.0, 1.0)]
+    assert runs[0].evaluate()["eval_loss"] == runs[1].evaluate()["eval_loss"]
+    batch = runs[0].data_collator([Rows(4)[index] for index in range(4)])
+    model.train()
+    plain, spoiled = (run.compute_loss(model, dict(batch), num_items_in_batch=100).item() for run in runs)
+    assert 0 < spoiled < plain  # what was replaced is left out of the sum
 
 
 def test_training_lowers_the_loss_and_logs_tasks_and_codebooks(tmp_path):

@@ -96,6 +96,13 @@ class DacSeTrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "how far codes are discounted for being common, 0 to about 1; needs a token cache"},
     )
+    spoiled_frames: float = field(
+        default=0.0,
+        metadata={
+            "help": "replace up to this share of a clip's clean frames by its noisy ones, which are not trained on: "
+            "what generate goes on from is not all clean either"
+        },
+    )
     tokens_per_frame: int = field(
         default=0,
         metadata={"help": "train on so many random tokens of a frame, a model that started as a quantizer; 0 for all"},

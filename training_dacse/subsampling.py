@@ -30,7 +30,8 @@ def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> tu
         codebooks: what is to be predicted of every frame, (row, frame, count).
 
     Returns:
-        Last hidden states of the tokens before those (row, frame * count, width), and their ids (row, frame * count).
+        Last hidden states of the tokens before those (row, frame * count, width), and their places in the sequences
+        (row, frame * count).
     """
     frames, count = codebooks.shape[1], model.config.num_codebooks
     places = 2 + frames * count + torch.arange(frames, device=ids.device)[:, None] * count + codebooks
@@ -41,7 +42,7 @@ def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> tu
     hidden = hidden + first.mlp(first.post_attention_layernorm(hidden))
     for layer in others:
         hidden = layer(hidden, position_embeddings=rotations, position_ids=places - 1)
-    return model.model.norm(hidden), ids.gather(1, places)
+    return model.model.norm(hidden), places
 
 
 def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Tensor:
@@ -125,5 +126,5 @@ class SubsamplingTrainer(DacSeTrainer):
             return super().predict(model, inputs)
         ids, count = inputs["input_ids"], self.layout.num_codebooks
         codebooks = draw_codebooks(len(ids), self.layout.window_frames, count, self.args.tokens_per_frame, ids.device)
-        hidden, targets = run_subsampled(model, ids, codebooks)
-        return model.lm_head(hidden), targets
+        hidden, places = run_subsampled(model, ids, codebooks)
+        return model.lm_head(hidden), inputs["labels"].gather(1, places)

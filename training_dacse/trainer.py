@@ -62,6 +62,26 @@ def log_prior(rows: Sequence[dict], layout: PretrainedConfig) -> Tensor:
     return prior
 
 
+def spoil_frames(ids: Tensor, labels: Tensor, num_codebooks: int, most: float) -> tuple[Tensor, Tensor]:
+    """Puts noisy frames in the place of some clean ones, a share of each row's that is drawn from 0 to `most`.
+
+    Args:
+        ids: batch of `TokenCollator`, padded on the right (row, token).
+        labels: its labels (row, token).
+        num_codebooks: tokens of a frame.
+
+    Returns:
+        The ids, and labels that leave out what was replaced: both (row, token).
+    """
+    codes = (labels != IGNORED).sum(1, keepdim=True) - 1  # of the clean half; the last label is [eos]
+    token = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    place = token - codes - 2
+    drawn = torch.rand(ids.shape, device=ids.device) < most * torch.rand(len(ids), 1, device=ids.device)
+    spoiled = drawn.gather(1, place.clamp(min=0) // num_codebooks) & (place >= 0) & (place < codes)
+    noisy = ids.gather(1, (token - codes - 1).clamp(min=0))
+    return torch.where(spoiled, noisy, ids), labels.masked_fill(spoiled, IGNORED)
+
+
 class DacSeTrainer(Trainer):
     """Trains on batches of `TokenCollator`.
 
@@ -113,6 +133,10 @@ class DacSeTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         task = inputs["task"]
+        if model.training and self.args.spoiled_frames:
+            ids, labels = inputs["input_ids"], inputs["labels"]
+            ids, labels = spoil_frames(ids, labels, self.layout.num_codebooks, self.args.spoiled_frames)
+            inputs = inputs | {"input_ids": ids, "labels": labels}
         logits, targets = self.predict(model, inputs)
         scores = logits.float() if self.log_prior is None else logits.float() + self.log_prior
         flat = nn.functional.cross_entropy(
