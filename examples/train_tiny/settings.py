@@ -12,9 +12,9 @@ from training_dacse.arguments import DataArguments
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FILES = ("codec", "stage1", "stage2", "adapters")  # of a folder of settings
+FILES = ("codec", "stage1", "adapters")  # of a folder of settings
 # files it may have, and what is read where it has none
-OPTIONAL = {"decoder": None, "subsampled": None, "evaluate": HERE / "evaluate.yaml"}
+OPTIONAL = {"decoder": None, "subsampled": None, "stage2": None, "evaluate": HERE / "evaluate.yaml"}
 BUDGETS = ("codec", "decoder", "subsampled", "stage1", "stage2", "adapters")
 OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
 

@@ -106,8 +106,9 @@ def train_stage1(run: Run) -> None:
 
 
 def train_stage2(run: Run) -> None:
-    """`stage1` -> `stage2`: task by task; what is forgotten is measured."""
-    run_script("train_stage2.py", run.options("stage2") | {"model": str(run.output / "stage1")})
+    """`stage1` -> `stage2`, where the settings say so: task by task; what is forgotten is measured."""
+    if run.settings["stage2"]:
+        run_script("train_stage2.py", run.options("stage2") | {"model": str(run.output / "stage1")})
 
 
 def run_script(name: str, options: dict) -> None:
@@ -115,18 +116,20 @@ def run_script(name: str, options: dict) -> None:
     subprocess.run([sys.executable, ROOT / "examples" / name, *as_options(options)], check=True, cwd=ROOT)
 
 
-def best_model(output: Path) -> Path:
+def best_model(run: Run) -> Path:
     """The weights with the lowest held-out loss over all tasks: stage 1's, or those of a sub-stage of stage 2."""
-    matrix = ForgettingMatrix.load(output / "stage2")
+    if not run.settings["stage2"]:
+        return run.output / "stage1"
+    matrix = ForgettingMatrix.load(run.output / "stage2")
     best = int(np.mean(matrix.losses, axis=1).argmin())
-    return output / "stage1" if best == 0 else output / "stage2" / matrix.stages[best]
+    return run.output / "stage1" if best == 0 else run.output / "stage2" / matrix.stages[best]
 
 
 def package(run: Run) -> None:
     """One repository of model, codec and code -> `package`: half precision on disk, full when loaded."""
     for stale in (run.package, run.output / "adapters", run.output / "evaluation"):
         shutil.rmtree(stale, ignore_errors=True)
-    model = DacSeForEnhancement.from_pretrained(best_model(run.output), dtype=torch.bfloat16)
+    model = DacSeForEnhancement.from_pretrained(best_model(run), dtype=torch.bfloat16)
     processor = DacSeProcessor.from_codec(DacModel.from_pretrained(run.codec))
     AudioEnhancementPipeline(model=model, processor=processor, device="cpu").save_pretrained(run.package)
     processor.audio_tokenizer.half().save_pretrained(run.package / "audio_tokenizer")
