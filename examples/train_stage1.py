@@ -20,6 +20,7 @@ def main():
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     save_for_use(trainer, codec)
     trainer.save_metrics("eval", trainer.evaluate())
+    trainer.accelerator.end_training()  # of all processes: one that leaves alone can be aborted
 
 
 if __name__ == "__main__":
