@@ -18,9 +18,11 @@ def main():
     model = make_model(data, codec)
     train, valid = make_data(data, args.output_dir, codec, model.config)
     matrix = train_tasks(model, args, stage, train, valid)
-    save_for_use(make_trainer(model, args, train, valid), codec)
+    trainer = make_trainer(model, args, train, valid)
+    save_for_use(trainer, codec)
     for task, forgotten in matrix.forgetting().items():
         print(f"{task}: {matrix.losses[0][matrix.tasks.index(task)]:.3f} before, forgot {forgotten:.3f}")
+    trainer.accelerator.end_training()  # of all processes, as in stage 1
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def spoil_frames(ids: Tensor, labels: Tensor, num_codebooks: int, most: float) -
         ids: batch of `TokenCollator`, padded on the right (row, token).
         labels: its labels (row, token).
         num_codebooks: tokens of a frame.
+        most: of a row's frames, 0 to 1.
 
     Returns:
         The ids, and labels that leave out what was replaced: both (row, token).
