@@ -9,7 +9,7 @@ import dacse
 from training_dacse.adapters import add_adapter, save_adapter
 from training_dacse.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.data import find_codec
-from training_dacse.runs import make_data, make_model, make_trainer, task_losses
+from training_dacse.runs import end_training, make_data, make_model, make_trainer, task_losses
 
 
 def main():
@@ -25,6 +25,7 @@ def main():
     after = task_losses(trainer)
     if trainer.is_world_process_zero():
         save_adapter(trainer.model, args.output_dir, adapter.purpose, before, after)
+    end_training(trainer)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from transformers import set_seed
 
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.data import find_codec
-from training_dacse.runs import last_checkpoint, make_data, make_model, make_trainer, save_for_use
+from training_dacse.runs import end_training, last_checkpoint, make_data, make_model, make_trainer, save_for_use
 
 
 def main():
@@ -20,7 +20,7 @@ def main():
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     save_for_use(trainer, codec)
     trainer.save_metrics("eval", trainer.evaluate())
-    trainer.accelerator.end_training()  # of all processes: one that leaves alone can be aborted
+    end_training(trainer)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from transformers import set_seed
 
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
 from training_dacse.data import find_codec
-from training_dacse.runs import make_data, make_model, make_trainer, save_for_use
+from training_dacse.runs import end_training, make_data, make_model, make_trainer, save_for_use
 from training_dacse.stages import train_tasks
 
 
@@ -22,7 +22,7 @@ def main():
     save_for_use(trainer, codec)
     for task, forgotten in matrix.forgetting().items():
         print(f"{task}: {matrix.losses[0][matrix.tasks.index(task)]:.3f} before, forgot {forgotten:.3f}")
-    trainer.accelerator.end_training()  # of all processes, as in stage 1
+    end_training(trainer)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ class DacSeTrainingArguments(TrainingArguments):
     prediction_loss_only: bool = True  # the trainer measures accuracy itself; logits of a whole set fill the memory
 
     def __post_init__(self):
+        if not 0 <= self.spoiled_frames <= 1:
+            raise ValueError(f"spoiled_frames is {self.spoiled_frames}; give a share from 0 to 1")
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else bf16 is refused on a CPU
         if self.use_cpu and self.bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             logger.warning("this CPU has no bf16 arithmetic, which would be many times slower: training in float32")

@@ -1,5 +1,6 @@
 """The pieces of a run put together: model, data and trainer from a run's arguments."""
 
+import gc
 import logging
 import math
 from dataclasses import replace
@@ -143,6 +144,18 @@ def save_for_use(trainer: DacSeTrainer, codec: DacModel) -> None:
     config = trainer.model.config
     if trainer.is_world_process_zero() and config.num_codebooks == codec.config.n_codebooks:
         DacSeProcessor.from_codec(codec, first_code_id=config.first_code_id).save_pretrained(trainer.args.output_dir)
+
+
+def end_training(trainer: DacSeTrainer) -> None:
+    """Leaves the process group, as every process must before it exits: gloo's threads outlive Python and abort it.
+
+    What wraps the model goes first: as the last owner of the group it would wait, with Python's lock in its hands, for
+    threads that may want that lock (pytorch/pytorch#56297).
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.accelerator.end_training()
 
 
 def task_losses(trainer: DacSeTrainer) -> dict[str, float]:
