@@ -12,7 +12,7 @@ from tests.test_trainer import Rows, losses
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
 from training_dacse.runs import make_trainer
-from training_dacse.subsampling import draw_codebooks, run_subsampled
+from training_dacse.subsampling import HideNoisyHalf, draw_codebooks, run_subsampled
 
 
 class Swapped(Rows):
@@ -32,21 +32,41 @@ def make_subsampling_trainer(folder, model, **settings):
     return make_trainer(model, args, rows, rows)
 
 
+def sequences(model, count):
+    rows = Rows(count, frames=(FRAMES,))
+    return TokenCollator(model.config)([rows[index] for index in range(count)])["input_ids"]
+
+
+@torch.no_grad()
+def difference_to_the_whole_model(model, ids):
+    """Of the hidden states of all tokens, as a share of these."""
+    every = torch.arange(CODEBOOKS).expand(len(ids), FRAMES, CODEBOOKS)
+    hidden, places = run_subsampled(model, ids, every)
+    whole = model.model(ids, use_cache=False).last_hidden_state[:, 1 + FRAMES * CODEBOOKS : -2]
+    torch.testing.assert_close(ids.gather(1, places), ids[:, 2 + FRAMES * CODEBOOKS : -1])
+    # where a neighbour would lie outside the clip the whole model looks elsewhere
+    inner = slice(2 * CODEBOOKS, -2 * CODEBOOKS)
+    return (hidden - whole)[:, inner].abs().mean() / whole[:, inner].abs().mean()
+
+
 def test_all_tokens_come_out_as_in_the_whole_model(codec):
     model = new_model(codec, attention_dropout=0.0)
     with torch.no_grad():
         for layer in model.model.layers:  # as after some training
             layer.mlp.down_proj.weight.normal_(0.0, 0.02)
             layer.self_attn.o_proj.weight[-5:].normal_(0.0, 0.1)
-    ids = TokenCollator(model.config)([Rows(3, frames=(FRAMES,))[index] for index in range(3)])["input_ids"]
-    every = torch.arange(CODEBOOKS).expand(3, FRAMES, CODEBOOKS)
-    with torch.no_grad():
-        hidden, places = run_subsampled(model, ids, every)
-        whole = model.model(ids, use_cache=False).last_hidden_state[:, 1 + FRAMES * CODEBOOKS : -2]
-    torch.testing.assert_close(ids.gather(1, places), ids[:, 2 + FRAMES * CODEBOOKS : -1])
-    # where a neighbour would lie outside the clip the whole model looks elsewhere
-    inner = slice(2 * CODEBOOKS, -2 * CODEBOOKS)
-    assert (hidden - whole)[:, inner].abs().mean() < 0.02 * whole[:, inner].abs().mean()
+    assert difference_to_the_whole_model(model, sequences(model, 3)) < 0.02
+
+
+def test_what_training_leaves_looks_at_no_noisy_token(codec, tmp_path):
+    model = new_model(codec, attention_dropout=0.0)
+    trainer = make_subsampling_trainer(tmp_path, model, max_steps=150, logging_steps=50)
+    trainer.train()
+    hidden = difference_to_the_whole_model(model, sequences(model, 4))
+    assert hidden < 0.03
+    trainer.pop_callback(HideNoisyHalf)
+    trainer.train()
+    assert difference_to_the_whole_model(model, sequences(model, 4)) > 2 * hidden
 
 
 def test_drawn_tokens_are_those_of_all(codec):

@@ -3,17 +3,21 @@
 In a model made by `start_as_quantizer` the attention of the first layer is a lookup, whose answer for any token can be
 written down from the ids, and the layers behind it see clean tokens only. So the noisy half need not be run at all,
 nor those clean tokens that are not drawn: with one token of each frame, a clip costs a twentieth to a thirtieth. What
-is trained is the model that `generate` runs, up to which of a frame's tokens later frames see.
+is trained is the model that `generate` runs, up to which of a frame's tokens later frames see, and once the noisy half
+is hidden from the later layers again: no step of such a training tells them to look away from it.
 """
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from .requantizing import HEADS, NEIGHBOURS, assign_channels
 from .trainer import DacSeTrainer
 
 TOLERANCE = 0.1  # of the hidden states of a clip, against those of the whole model
+HIDDEN_BY = 10.0  # nats by which later layers prefer clean tokens; more would tell clean ones apart as well
+HIDING_CLIPS = 8  # whose tokens are told apart
+NOISY_WEIGHT = 0.05  # of a noisy token's error: what counts is that clean tokens are all preferred alike
 
 
 def draw_codebooks(rows: int, frames: int, num_codebooks: int, count: int, device: torch.device) -> Tensor:
@@ -71,6 +75,57 @@ def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Te
     return (table[before] + attention.o_proj(torch.cat(heads, dim=-1))).flatten(1, 2)
 
 
+@torch.no_grad()
+def hide_noisy_half(model: PreTrainedModel, ids: Tensor) -> None:
+    """Has the layers behind the first look at the clean half alone, as in `run_subsampled`.
+
+    The one pair of channels of each head that turns least is given to it: least squares find what is the same in all
+    clean tokens and not in noisy ones.
+
+    Args:
+        model: started as a quantizer; its queries and keys of that pair are replaced.
+        ids: whole sequences of one length, (row, token).
+    """
+    layers, size = model.model.layers, model.config.head_dim
+    is_clean = torch.arange(ids.shape[1], device=ids.device) > model.config.window_frames * model.config.num_codebooks
+    is_clean = is_clean.repeat(len(ids))
+    places = torch.arange(ids.shape[1], device=ids.device)[None]
+    hidden = model.get_input_embeddings()(ids)
+    rotations = model.model.rotary_emb(hidden, places)
+    gain, slowest = (HIDDEN_BY * size**0.5) ** 0.5, size // 2 - 1
+    for layer in layers:
+        if layer is not layers[0]:
+            seen = layer.input_layernorm(hidden).flatten(0, 1).double()
+            key = fit_direction(seen, is_clean.double() - 0.5, torch.where(is_clean, 1.0, NOISY_WEIGHT))
+            query = fit_direction(seen, torch.ones_like(is_clean), is_clean)
+            layer.self_attn.k_proj.weight.unflatten(0, (-1, size))[:, slowest] = gain * key
+            layer.self_attn.q_proj.weight.unflatten(0, (-1, size))[:, slowest] = gain * query
+        hidden = layer(hidden, position_embeddings=rotations, position_ids=places)
+
+
+def fit_direction(rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """The direction (width) in which rows (row, width) come nearest to their targets (row), by weighted squares."""
+    weighted = rows * weights[:, None]
+    gram = weighted.T @ rows
+    ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram + ridge, weighted.T @ targets.to(rows)).float()
+
+
+class HideNoisyHalf(TrainerCallback):
+    """Hides the noisy half from a model that is about to be saved, evaluated or left as it is.
+
+    Args:
+        ids: whole sequences of one length, (row, token).
+    """
+
+    def __init__(self, ids: Tensor):
+        self.ids = ids
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            hide_noisy_half(model, self.ids)
+
+
 class SubsamplingTrainer(DacSeTrainer):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
 
@@ -86,6 +141,8 @@ class SubsamplingTrainer(DacSeTrainer):
         looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
         for module in (self.model.get_input_embeddings(), *looking):
             module.requires_grad_(False)
+        clips = [self.train_dataset[index] for index in range(min(HIDING_CLIPS, len(self.train_dataset)))]
+        self.add_callback(HideNoisyHalf(self.data_collator(clips)["input_ids"].to(self.model.device)))
 
     def refuse_what_cannot_work(self) -> None:
         super().refuse_what_cannot_work()
