@@ -15,7 +15,7 @@ from .requantizing import HEADS, NEIGHBOURS, assign_channels
 from .trainer import DacSeTrainer
 
 TOLERANCE = 0.1  # of the hidden states of a clip, against those of the whole model
-HIDDEN_BY = 10.0  # nats by which later layers prefer clean tokens; more would tell clean ones apart as well
+HIDDEN_BY = 20.0  # nats by which later layers prefer clean tokens; more would tell clean ones apart as well
 HIDING_CLIPS = 8  # whose tokens are told apart
 NOISY_WEIGHT = 0.05  # of a noisy token's error: what counts is that clean tokens are all preferred alike
 
