@@ -175,6 +175,21 @@ def test_tasks_are_drawn_by_weight_and_pairs_share_one_gain():
     assert tasks.count("clean") == pytest.approx(300, abs=30)  # 3.5 standard deviations
 
 
+def test_a_pause_silences_the_beginning_or_the_end_of_both():
+    recipe = Recipe({"pause": 0.5, "tasks": {"clean": {}}})
+    clean, rng = np.ones((1, 1000), np.float32), np.random.default_rng(0)
+    begins = ends = 0
+    for _ in range(400):
+        noisy, silenced, _, _ = recipe.degrade(clean, 1000, rng)
+        np.testing.assert_array_equal(noisy, silenced)
+        silent = (silenced == 0).sum()
+        begins, ends = begins + (silenced[0, 0] == 0), ends + (silenced[0, -1] == 0)
+        assert silent == 0 or 100 <= silent <= 750 and abs(silenced.sum() - (1000 - silent)) < 10
+    assert 70 < begins < 130 and 70 < ends < 130
+    with pytest.raises(ValueError, match=r"pause is 2\.0; it is a probability"):
+        Recipe({"pause": 2, "tasks": {"clean": {}}})
+
+
 def test_every_shipped_recipe_reads():
     recipes = sorted(CONFIGS.glob("recipe_*.yaml"))
     assert len(recipes) >= 2

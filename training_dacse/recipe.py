@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[type[Degradation], str | None]] = {
     "clipping": (degradations.Clipping, None),
     "lossy_codec": (degradations.LossyCodec, None),
 }
+PAUSE = (0.1, 0.75)  # of a clip
+PAUSE_FADE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Recipe:
 
     Args:
         description: the content of a recipe YAML: `clip_seconds: [shortest, longest]`, `level_db: [lowest, highest]`
-            (gain drawn for the clean clip, 0 dB when left out) and `tasks`, each with a `weight`, `steps` and perhaps
-            `otherwise`. A step names its `kind`, its `probability` (1 when left out) and any range of the degradation.
+            (gain drawn for the clean clip, 0 dB when left out), `pause` (probability that a clean clip begins or ends
+            in silence, 0 when left out) and `tasks`, each with a `weight`, `steps` and perhaps `otherwise`. A step
+            names its `kind`, its `probability` (1 when left out) and any range of the degradation.
         sources: what the degradations draw from, by name (`noise`, `music`, `speech`, `room`, `small_room`).
 
     Raises:
@@ -76,12 +79,17 @@ class Recipe:
     def __init__(self, description: Mapping, sources: Mapping | None = None):
         if not isinstance(description, Mapping) or not isinstance(description.get("tasks"), Mapping):
             raise ValueError("recipe names no tasks; give at least one under 'tasks', as `name: {steps: [...]}`")
-        unknown = set(description) - {"clip_seconds", "level_db", "tasks"}
+        unknown = set(description) - {"clip_seconds", "level_db", "pause", "tasks"}
         if unknown:
-            raise ValueError(f"recipe has unknown keys {sorted(unknown)}; known are clip_seconds, level_db and tasks")
+            raise ValueError(
+                f"recipe has unknown keys {sorted(unknown)}; known are clip_seconds, level_db, pause and tasks"
+            )
         self.description, self.sources = dict(description), sources or {}
         self.clip_seconds = checked_range("clip_seconds", description.get("clip_seconds", (1.0, 4.0)), low=0.01)
         self.level_db = checked_range("level_db", description.get("level_db", (0.0, 0.0)))
+        self.pause = float(description.get("pause", 0.0))
+        if not 0 <= self.pause <= 1:
+            raise ValueError(f"recipe: pause is {self.pause}; it is a probability within [0, 1]")
         self.tasks = {name: read_task(name, task or {}, self.sources) for name, task in description["tasks"].items()}
         weights = np.array([task.weight for task in self.tasks.values()], dtype=np.float64)
         if not weights.size or weights.min() < 0 or weights.sum() == 0:
@@ -125,9 +133,19 @@ class Recipe:
         """
         task = task or list(self.tasks)[rng.choice(len(self.tasks), p=self.probabilities)]
         clean = clean * np.float32(10 ** (rng.uniform(*self.level_db) / 20))
+        if self.pause and rng.random() < self.pause:
+            clean = with_pause(clean, sampling_rate, rng)
         noisy, parameters = self.tasks[task].degrade(clean, sampling_rate, rng)
         gain = np.float32(1 / max(1.0, np.abs(noisy).max(), np.abs(clean).max()))
         return noisy * gain, clean * gain, task, parameters
+
+
+def with_pause(waveform: np.ndarray, sampling_rate: int, rng: Generator) -> np.ndarray:
+    """Silences the first or the last part of a waveform (channel, sample), so that speech is not all there is."""
+    samples = waveform.shape[-1]
+    silent = rng.uniform(*PAUSE) * samples
+    gain = np.clip((np.arange(samples) - silent) / (PAUSE_FADE_SECONDS * sampling_rate), 0, 1).astype(np.float32)
+    return waveform * (gain if rng.random() < 0.5 else gain[::-1])
 
 
 def lowest_snr(parameters: Parameters) -> float:
