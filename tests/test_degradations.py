@@ -12,7 +12,8 @@ from training_dacse import degradations as d
 from training_dacse.recipe import KINDS, Recipe, lowest_snr
 from training_dacse.rooms import SimulatedRooms, simulate_room
 
-CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CONFIGS = EXAMPLES / "configs"
 CLEAN = np.stack([voice(0, 4.0), voice(1, 4.0)])  # two channels
 RNG = np.random.default_rng
 
@@ -193,7 +194,7 @@ def test_a_pause_silences_the_beginning_or_the_end_of_both():
 def test_every_shipped_recipe_reads():
     recipes = sorted(CONFIGS.glob("recipe_*.yaml"))
     assert len(recipes) >= 2
-    for path in recipes:
+    for path in [*recipes, *EXAMPLES.glob("train_tiny/*recipe.yaml")]:
         recipe = Recipe.from_yaml(path, SOURCES)
         assert recipe.fingerprint == Recipe(yaml.safe_load(path.read_text()), SOURCES).fingerprint
 

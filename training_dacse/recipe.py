@@ -144,7 +144,8 @@ def with_pause(waveform: np.ndarray, sampling_rate: int, rng: Generator) -> np.n
     """Silences the first or the last part of a waveform (channel, sample), so that speech is not all there is."""
     samples = waveform.shape[-1]
     silent = rng.uniform(*PAUSE) * samples
-    gain = np.clip((np.arange(samples) - silent) / (PAUSE_FADE_SECONDS * sampling_rate), 0, 1).astype(np.float32)
+    knots = [silent, silent + PAUSE_FADE_SECONDS * sampling_rate]
+    gain = np.interp(np.arange(samples), knots, [0.0, 1.0]).astype(np.float32)
     return waveform * (gain if rng.random() < 0.5 else gain[::-1])
 
 

@@ -277,13 +277,16 @@ def compare_frames(attention: nn.Module, channels: Channels, unit: float, added:
 
 def look_at_clean_half(attention: nn.Module, channels: Channels) -> None:
     """Has the heads of a layer see all clean tokens alike, and no noisy one."""
-    slow = channels.dim // 2 - 1  # the pair that turns least
-    for keys in attention.k_proj.weight.unflatten(0, (-1, channels.dim)):
-        keys[slow] = 0.0
-        keys[slow, channels.side] = SINK / SIDE
-    for queries in attention.q_proj.weight.unflatten(0, (-1, channels.dim)):
-        queries[slow] = 0.0
-        queries[slow, channels.constant] = 1.0
+    key, query = attention.k_proj.weight.new_zeros(2, attention.k_proj.in_features)
+    key[channels.side], query[channels.constant] = SINK / SIDE, 1.0
+    set_slowest_pair(attention, key, query)
+
+
+def set_slowest_pair(attention: nn.Module, key: Tensor, query: Tensor) -> None:
+    """Gives the pair of channels that turns least, in every head, one key and one query (width)."""
+    slowest = attention.head_dim // 2 - 1
+    attention.k_proj.weight.unflatten(0, (-1, attention.head_dim))[:, slowest] = key
+    attention.q_proj.weight.unflatten(0, (-1, attention.head_dim))[:, slowest] = query
 
 
 def look_up(

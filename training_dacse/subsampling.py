@@ -7,11 +7,13 @@ is trained is the model that `generate` runs, up to which of a frame's tokens la
 is hidden from the later layers again: no step of such a training tells them to look away from it.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback
 
-from .requantizing import HEADS, NEIGHBOURS, assign_channels
+from .requantizing import HEADS, NEIGHBOURS, assign_channels, set_slowest_pair
 from .trainer import DacSeTrainer
 
 TOLERANCE = 0.1  # of the hidden states of a clip, against those of the whole model
@@ -86,21 +88,18 @@ def hide_noisy_half(model: PreTrainedModel, ids: Tensor) -> None:
         model: started as a quantizer; its queries and keys of that pair are replaced.
         ids: whole sequences of one length, (row, token).
     """
-    layers, size = model.model.layers, model.config.head_dim
-    is_clean = torch.arange(ids.shape[1], device=ids.device) > model.config.window_frames * model.config.num_codebooks
-    is_clean = is_clean.repeat(len(ids))
+    config = model.config
     places = torch.arange(ids.shape[1], device=ids.device)[None]
+    is_clean = (places > config.window_frames * config.num_codebooks).expand_as(ids).flatten()
+    gain = (HIDDEN_BY * config.head_dim**0.5) ** 0.5  # of key and query each
     hidden = model.get_input_embeddings()(ids)
     rotations = model.model.rotary_emb(hidden, places)
-    gain, slowest = (HIDDEN_BY * size**0.5) ** 0.5, size // 2 - 1
-    for layer in layers:
-        if layer is not layers[0]:
-            seen = layer.input_layernorm(hidden).flatten(0, 1).double()
-            key = fit_direction(seen, is_clean.double() - 0.5, torch.where(is_clean, 1.0, NOISY_WEIGHT))
-            query = fit_direction(seen, torch.ones_like(is_clean), is_clean)
-            layer.self_attn.k_proj.weight.unflatten(0, (-1, size))[:, slowest] = gain * key
-            layer.self_attn.q_proj.weight.unflatten(0, (-1, size))[:, slowest] = gain * query
-        hidden = layer(hidden, position_embeddings=rotations, position_ids=places)
+    for before, layer in pairwise(model.model.layers):
+        hidden = before(hidden, position_embeddings=rotations, position_ids=places)
+        seen = layer.input_layernorm(hidden).flatten(0, 1).double()
+        key = fit_direction(seen, is_clean.double() - 0.5, torch.where(is_clean, 1.0, NOISY_WEIGHT))
+        query = fit_direction(seen, torch.ones_like(is_clean), is_clean)
+        set_slowest_pair(layer.self_attn, gain * key, gain * query)
 
 
 def fit_direction(rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
