@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from modeling_dacse import DacSeForEnhancement
 from tests.test_requantizing import CODEBOOKS, FRAMES, new_model
@@ -67,6 +68,20 @@ def test_what_training_leaves_looks_at_no_noisy_token(codec, tmp_path):
     trainer.pop_callback(HideNoisyHalf)
     trainer.train()
     assert difference_to_the_whole_model(model, sequences(model, 4)) > 2 * hidden
+
+
+def test_what_is_evaluated_after_an_epoch_looks_at_no_noisy_token(codec, tmp_path):
+    differences = []
+
+    class Compare(TrainerCallback):
+        def on_evaluate(self, args, state, control, model, **kwargs):
+            differences.append(difference_to_the_whole_model(model, sequences(model, 4)))
+
+    model = new_model(codec, attention_dropout=0.0)
+    trainer = make_subsampling_trainer(tmp_path, model, max_steps=150, logging_steps=50, eval_strategy="epoch")
+    trainer.add_callback(Compare())
+    trainer.train()
+    assert len(differences) == 75 and max(differences) < 0.03
 
 
 def test_drawn_tokens_are_those_of_all(codec):

@@ -124,6 +124,8 @@ class HideNoisyHalf(TrainerCallback):
         if control.should_save or control.should_evaluate or control.should_training_stop:
             hide_noisy_half(model, self.ids)
 
+    on_epoch_end = on_step_end
+
 
 class SubsamplingTrainer(DacSeTrainer):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
