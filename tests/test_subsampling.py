@@ -12,6 +12,7 @@ from tests.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
 from tests.test_trainer import Rows, losses
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
+from training_dacse.requantizing import assign_channels
 from training_dacse.runs import make_trainer
 from training_dacse.subsampling import HideNoisyHalf, draw_codebooks, run_subsampled
 
@@ -60,14 +61,24 @@ def test_all_tokens_come_out_as_in_the_whole_model(codec):
 
 
 def test_what_training_leaves_looks_at_no_noisy_token(codec, tmp_path):
-    model = new_model(codec, attention_dropout=0.0)
-    trainer = make_subsampling_trainer(tmp_path, model, max_steps=150, logging_steps=50)
-    trainer.train()
-    hidden = difference_to_the_whole_model(model, sequences(model, 4))
-    assert hidden < 0.03
+    hidden, seen = new_model(codec, attention_dropout=0.0), new_model(codec, attention_dropout=0.0)
+    make_subsampling_trainer(tmp_path, hidden, max_steps=150, logging_steps=50).train()
+    trainer = make_subsampling_trainer(tmp_path, seen, max_steps=150, logging_steps=50)
     trainer.pop_callback(HideNoisyHalf)
     trainer.train()
-    assert difference_to_the_whole_model(model, sequences(model, 4)) > 2 * hidden
+    ids = sequences(hidden, 4)
+    assert difference_to_the_whole_model(hidden, ids) < 0.03
+    assert difference_to_the_whole_model(seen, ids) > 0.06
+
+
+def test_no_layer_writes_over_the_mark_of_clean_tokens(codec, tmp_path):
+    model = new_model(codec, attention_dropout=0.0)
+    make_subsampling_trainer(tmp_path, model, max_steps=40).train()
+    with torch.no_grad():
+        states = model.model(sequences(model, 2), use_cache=False, output_hidden_states=True).hidden_states
+    for hidden in states[1:-1]:  # behind a layer, before the last normalisation
+        clean = hidden[:, 1 + FRAMES * CODEBOOKS :, assign_channels(model.config).side]
+        torch.testing.assert_close(clean, clean[:1, :1].expand_as(clean), rtol=1e-4, atol=0.0)
 
 
 def test_what_is_evaluated_after_an_epoch_looks_at_no_noisy_token(codec, tmp_path):

@@ -105,10 +105,13 @@ def test_frames_are_spoiled_in_training_alone(tmp_path):
     model = tiny_model()
     runs = [trainer(tmp_path, Rows(4), model, spoiled_frames=share, seed=1) for share in (0.0, 1.0)]
     assert runs[0].evaluate()["eval_loss"] == runs[1].evaluate()["eval_loss"]
-    batch = runs[0].data_collator([Rows(4)[index] for index in range(4)])
+    rows = Rows(200)
+    batch = runs[0].data_collator([rows[index] for index in range(len(rows))])
+    labels = (batch["labels"] != IGNORED).sum()
     model.train()
-    plain, spoiled = (run.compute_loss(model, dict(batch), num_items_in_batch=100).item() for run in runs)
-    assert 0 < spoiled < plain  # what was replaced is left out of the sum
+    plain, spoiled = (run.compute_loss(model, dict(batch), num_items_in_batch=labels).item() for run in runs)
+    assert spoiled != plain
+    assert spoiled == pytest.approx(plain, rel=0.15)  # a mean of what is left, up to the labels of [eos]
 
 
 def test_training_lowers_the_loss_and_logs_tasks_and_codebooks(tmp_path):

@@ -130,7 +130,8 @@ class HideNoisyHalf(TrainerCallback):
 class SubsamplingTrainer(DacSeTrainer):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
 
-    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys.
+    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys. So does the
+    channel that says that a token is clean: no layer learns to write over it.
 
     Raises:
         ValueError: a model whose first layer is no lookup, or a launch of several processes.
@@ -142,6 +143,10 @@ class SubsamplingTrainer(DacSeTrainer):
         looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
         for module in (self.model.get_input_embeddings(), *looking):
             module.requires_grad_(False)
+        side = torch.tensor([assign_channels(self.layout).side], device=self.args.device)
+        for layer in self.model.model.layers:
+            for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                module.weight.register_hook(lambda gradient: gradient.index_fill(0, side, 0.0))
         clips = [self.train_dataset[index] for index in range(min(HIDING_CLIPS, len(self.train_dataset)))]
         self.add_callback(HideNoisyHalf(self.data_collator(clips)["input_ids"].to(self.model.device)))
 

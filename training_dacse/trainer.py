@@ -138,6 +138,8 @@ class DacSeTrainer(Trainer):
             ids, labels = inputs["input_ids"], inputs["labels"]
             ids, labels = spoil_frames(ids, labels, self.layout.num_codebooks, self.args.spoiled_frames)
             inputs = inputs | {"input_ids": ids, "labels": labels}
+            if num_items_in_batch is not None:  # the library counts all labels
+                num_items_in_batch = num_items_in_batch * (1 - self.args.spoiled_frames / 2)
         logits, targets = self.predict(model, inputs)
         scores = logits.float() if self.log_prior is None else logits.float() + self.log_prior
         flat = nn.functional.cross_entropy(
