@@ -12,9 +12,9 @@ from tests.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
 from tests.test_trainer import Rows, losses
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
-from training_dacse.requantizing import assign_channels
+from training_dacse.requantizing import assign_channels, set_slowest_pair
 from training_dacse.runs import make_trainer
-from training_dacse.subsampling import HideNoisyHalf, draw_codebooks, run_subsampled
+from training_dacse.subsampling import TOLERANCE, HideNoisyHalf, draw_codebooks, run_subsampled
 
 
 class Swapped(Rows):
@@ -137,6 +137,18 @@ def test_the_loss_is_a_mean_over_what_is_trained(codec, tmp_path):
     for trainer in (one, two):
         trainer.train()
         assert losses(trainer)[0] == pytest.approx(torch.tensor(float(model.config.vocab_size)).log().item(), rel=1e-3)
+
+
+def test_later_layers_may_have_come_to_see_the_noisy_half(codec, tmp_path):
+    """As a training on a few tokens leaves them: it can be gone on with."""
+    model = new_model(codec, attention_dropout=0.0)
+    nothing = torch.zeros(model.config.hidden_size)
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            set_slowest_pair(layer.self_attn, nothing, nothing)
+            layer.self_attn.o_proj.weight.normal_(0.0, 0.5)
+    assert difference_to_the_whole_model(model, sequences(model, 2)) > TOLERANCE
+    make_subsampling_trainer(tmp_path, model, max_steps=1).train()
 
 
 def test_another_model_is_refused(codec, tmp_path):
