@@ -11,8 +11,8 @@ to noisy, so that rotary positions compare frames where they would compare token
 while all clips have one length.
 
 Only the first layer reads the noisy half. The layers behind it look at what the clean half has heard so far, all of it
-alike at first, and at none of the noisy tokens: what they make of a token then depends on the first layer's answers
-alone, which are lookups. `subsampling.py` trains on a few tokens of every clip because of that.
+alike at first, and at none of the noisy tokens. `subsampling.py` trains on a few tokens of every clip, as the first
+layer's answers are lookups.
 """
 
 import math
@@ -276,17 +276,15 @@ def compare_frames(attention: nn.Module, channels: Channels, unit: float, added:
 
 
 def look_at_clean_half(attention: nn.Module, channels: Channels) -> None:
-    """Has the heads of a layer see all clean tokens alike, and no noisy one."""
-    key, query = attention.k_proj.weight.new_zeros(2, attention.k_proj.in_features)
-    key[channels.side], query[channels.constant] = SINK / SIDE, 1.0
-    set_slowest_pair(attention, key, query)
-
-
-def set_slowest_pair(attention: nn.Module, key: Tensor, query: Tensor) -> None:
-    """Gives the pair of channels that turns least, in every head, one key and one query (width)."""
+    """Has the heads of a layer see all clean tokens alike and no noisy one, by the channels that turn least."""
     slowest = attention.head_dim // 2 - 1
-    attention.k_proj.weight.unflatten(0, (-1, attention.head_dim))[:, slowest] = key
-    attention.q_proj.weight.unflatten(0, (-1, attention.head_dim))[:, slowest] = query
+    for projection, channel, gain in (
+        (attention.k_proj, channels.side, SINK / SIDE),
+        (attention.q_proj, channels.constant, 1.0),
+    ):
+        rows = projection.weight.unflatten(0, (-1, attention.head_dim))[:, slowest]
+        rows.zero_()
+        rows[:, channel] = gain
 
 
 def look_up(

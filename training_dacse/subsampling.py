@@ -1,25 +1,23 @@
 """Trains a model that started as a quantizer on a few tokens of every clean frame. Knows those models.
 
-In a model made by `start_as_quantizer` the attention of the first layer is a lookup, whose answer for any token can be
-written down from the ids, and the layers behind it see clean tokens only. So the noisy half need not be run at all,
-nor those clean tokens that are not drawn: with one token of each frame, a clip costs a twentieth to a thirtieth. What
-is trained is the model that `generate` runs, up to which of a frame's tokens later frames see, and once the noisy half
-is hidden from the later layers again: no step of such a training tells them to look away from it.
+In a model made by `start_as_quantizer` the attention of the first layer is a lookup, whose answer for any clean token
+can be written down from the ids. So clean tokens that are not drawn need not be run at all, and of noisy ones few: in
+later layers a drawn token stands for all those of its kind, with so much more weight in the attention of others. With
+one token of each frame, a clip costs a tenth to a twentieth. What is trained is the model that `generate` runs, up to
+which tokens the later layers see.
 """
 
-from itertools import pairwise
+import math
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
-from .requantizing import HEADS, NEIGHBOURS, assign_channels, set_slowest_pair
+from .requantizing import HEADS, NEIGHBOURS, assign_channels
 from .trainer import DacSeTrainer
 
 TOLERANCE = 0.1  # of what the first attention makes of a clip
-HIDDEN_BY = 20.0  # nats by which later layers prefer clean tokens; more would tell clean ones apart as well
-HIDING_CLIPS = 8  # whose tokens are told apart
-NOISY_WEIGHT = 0.05  # of a noisy token's error: what counts is that clean tokens are all preferred alike
+NOISY_SHARE = 1 / 24  # of the noisy tokens, that later layers see
 
 
 def draw_codebooks(rows: int, frames: int, num_codebooks: int, count: int, device: torch.device) -> Tensor:
@@ -27,28 +25,51 @@ def draw_codebooks(rows: int, frames: int, num_codebooks: int, count: int, devic
     return torch.rand(rows, frames, num_codebooks, device=device).argsort(-1)[..., :count].sort(-1).values
 
 
-def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs the model on some tokens of the clean half.
+def draw_noisy(rows: int, tokens: int, device: torch.device) -> Tensor:
+    """Places of the noisy tokens that are run, out of `tokens`, in rising order behind that of [bos]: (row, drawn)."""
+    drawn = torch.rand(rows, tokens, device=device).argsort(-1)[:, : math.ceil(NOISY_SHARE * tokens)].sort(-1).values
+    return torch.nn.functional.pad(drawn + 1, (1, 0))
+
+
+def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs the model on some tokens of the clean half, and a few of the noisy one.
 
     Args:
         model: started as a quantizer.
         ids: whole sequences of one length, (row, token).
         codebooks: what is to be predicted of every frame, (row, frame, count).
+        noisy: places of [bos] and of the noisy tokens that are run, (row, drawn).
 
     Returns:
-        Last hidden states of the tokens before those (row, frame * count, width), and their places in the sequences
-        (row, frame * count).
+        Last hidden states of the tokens before those to be predicted (row, frame * count, width), and the places of
+        the latter in the sequences (row, frame * count).
     """
     frames, count = codebooks.shape[1], model.config.num_codebooks
-    places = 2 + frames * count + torch.arange(frames, device=ids.device)[:, None] * count + codebooks
-    places = places.flatten(1)
-    hidden = look_up_frames(model, ids, codebooks)
-    rotations = model.model.rotary_emb(hidden, places - 1)
+    targets = 2 + frames * count + torch.arange(frames, device=ids.device)[:, None] * count + codebooks
+    targets = targets.flatten(1)
+    hidden = torch.cat([attend_first(model, ids, noisy), look_up_frames(model, ids, codebooks)], dim=1)
+    places = torch.cat([noisy, targets - 1], dim=1)
+    stands_for = hidden.new_full(places.shape, math.log(count / codebooks.shape[2]))
+    stands_for[:, : noisy.shape[1]] = math.log(frames * count / (noisy.shape[1] - 1))
+    stands_for[:, 0] = 0.0  # [bos]
+    mask = torch.where(places[:, :, None] >= places[:, None], stands_for[:, None], -torch.inf)
+    mask.diagonal(dim1=1, dim2=2).zero_()
+    rotations = model.model.rotary_emb(hidden, places)
     first, *others = model.model.layers
     hidden = hidden + first.mlp(first.post_attention_layernorm(hidden))
     for layer in others:
-        hidden = layer(hidden, position_embeddings=rotations, position_ids=places - 1)
-    return model.model.norm(hidden), places
+        hidden = layer(hidden, attention_mask=mask[:, None], position_embeddings=rotations, position_ids=places)
+    return model.model.norm(hidden[:, noisy.shape[1] :]), targets
+
+
+@torch.no_grad()
+def attend_first(model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
+    """Hidden states behind the first attention, (row, place, width), of tokens at places (row, place)."""
+    embedded = model.get_input_embeddings()(ids[:, : places.max() + 1])
+    first, positions = model.model.layers[0], torch.arange(embedded.shape[1], device=ids.device)[None]
+    rotations = model.model.rotary_emb(embedded, positions)
+    attended = first.self_attn(first.input_layernorm(embedded), position_embeddings=rotations, attention_mask=None)[0]
+    return (embedded + attended).gather(1, places[..., None].expand(*places.shape, embedded.shape[-1]))
 
 
 def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Tensor:
@@ -80,72 +101,19 @@ def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Te
 @torch.no_grad()
 def lookup_error(model: PreTrainedModel, ids: Tensor) -> float:
     """By how much the first attention differs from a lookup, as a share of what it makes of `ids` (row, token)."""
-    count, frames, first = model.config.num_codebooks, model.config.window_frames, model.model.layers[0]
-    embedded = model.get_input_embeddings()(ids)
-    rotations = model.model.rotary_emb(embedded, torch.arange(ids.shape[1], device=ids.device)[None])
-    attended = first.self_attn(first.input_layernorm(embedded), position_embeddings=rotations, attention_mask=None)[0]
+    count, frames = model.config.num_codebooks, model.config.window_frames
     every = torch.arange(count, device=ids.device).expand(len(ids), frames, count)
-    expected = (embedded + attended)[:, 1 + frames * count : -2]
+    places = torch.arange(1 + frames * count, 1 + 2 * frames * count, device=ids.device).expand(len(ids), -1)
     inner = slice(-min(NEIGHBOURS) * count, -max(NEIGHBOURS) * count)  # whose neighbours are within the clip
-    difference = (look_up_frames(model, ids, every) - expected)[:, inner]
-    return float(difference.abs().mean() / expected[:, inner].abs().mean())
-
-
-@torch.no_grad()
-def hide_noisy_half(model: PreTrainedModel, ids: Tensor) -> None:
-    """Has the layers behind the first look at the clean half alone, as in `run_subsampled`.
-
-    The one pair of channels of each head that turns least is given to it: least squares find what is the same in all
-    clean tokens and not in noisy ones.
-
-    Args:
-        model: started as a quantizer; its queries and keys of that pair are replaced.
-        ids: whole sequences of one length, (row, token).
-    """
-    config = model.config
-    places = torch.arange(ids.shape[1], device=ids.device)[None]
-    is_clean = (places > config.window_frames * config.num_codebooks).expand_as(ids).flatten()
-    gain = (HIDDEN_BY * config.head_dim**0.5) ** 0.5  # of key and query each
-    hidden = model.get_input_embeddings()(ids)
-    rotations = model.model.rotary_emb(hidden, places)
-    for before, layer in pairwise(model.model.layers):
-        hidden = before(hidden, position_embeddings=rotations, position_ids=places)
-        seen = layer.input_layernorm(hidden).flatten(0, 1).double()
-        key = fit_direction(seen, is_clean.double() - 0.5, torch.where(is_clean, 1.0, NOISY_WEIGHT))
-        query = fit_direction(seen, torch.ones_like(is_clean), is_clean)
-        set_slowest_pair(layer.self_attn, gain * key, gain * query)
-
-
-def fit_direction(rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """The direction (width) in which rows (row, width) come nearest to their targets (row), by weighted squares."""
-    weighted = rows * weights[:, None]
-    gram = weighted.T @ rows
-    ridge = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.solve(gram + ridge, weighted.T @ targets.to(rows)).float()
-
-
-class HideNoisyHalf(TrainerCallback):
-    """Hides the noisy half from a model that is about to be saved, evaluated or left as it is.
-
-    Args:
-        ids: whole sequences of one length, (row, token).
-    """
-
-    def __init__(self, ids: Tensor):
-        self.ids = ids
-
-    def on_step_end(self, args, state, control, model, **kwargs):
-        if control.should_save or control.should_evaluate or control.should_training_stop:
-            hide_noisy_half(model, self.ids)
-
-    on_epoch_end = on_step_end
+    expected = attend_first(model, ids, places)[:, inner]
+    difference = look_up_frames(model, ids, every)[:, inner] - expected
+    return float(difference.abs().mean() / expected.abs().mean())
 
 
 class SubsamplingTrainer(DacSeTrainer):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
 
-    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys. So does the
-    channel that says that a token is clean: no layer learns to write over it.
+    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys.
 
     Raises:
         ValueError: a model whose first layer is no lookup, or a launch of several processes.
@@ -157,12 +125,6 @@ class SubsamplingTrainer(DacSeTrainer):
         looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
         for module in (self.model.get_input_embeddings(), *looking):
             module.requires_grad_(False)
-        side = torch.tensor([assign_channels(self.layout).side], device=self.args.device)
-        for layer in self.model.model.layers:
-            for module in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                module.weight.register_hook(lambda gradient: gradient.index_fill(0, side, 0.0))
-        clips = [self.train_dataset[index] for index in range(min(HIDING_CLIPS, len(self.train_dataset)))]
-        self.add_callback(HideNoisyHalf(self.data_collator(clips)["input_ids"].to(self.model.device)))
 
     def refuse_what_cannot_work(self) -> None:
         super().refuse_what_cannot_work()
@@ -197,5 +159,6 @@ class SubsamplingTrainer(DacSeTrainer):
             return super().predict(model, inputs)
         ids, count = inputs["input_ids"], self.layout.num_codebooks
         codebooks = draw_codebooks(len(ids), self.layout.window_frames, count, self.args.tokens_per_frame, ids.device)
-        hidden, places = run_subsampled(model, ids, codebooks)
+        noisy = draw_noisy(len(ids), self.layout.window_frames * count, ids.device)
+        hidden, places = run_subsampled(model, ids, codebooks, noisy)
         return model.lm_head(hidden), inputs["labels"].gather(1, places)
