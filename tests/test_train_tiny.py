@@ -62,9 +62,10 @@ SETTINGS = {
     "stage1": TRAINER
     | {
         "model": "tiny",
-        "model_overrides": "hidden_size=91,num_hidden_layers=1,num_attention_heads=7,num_key_value_heads=1,"
+        "model_overrides": "hidden_size=91,num_hidden_layers=2,num_attention_heads=7,num_key_value_heads=1,"
         "head_dim=16,intermediate_size=64,initializer_range=0.02,attention_dropout=0.0,tie_word_embeddings=False",
         "start_as_quantizer": True,
+        "tokens_per_frame": 2,
         "window_seconds": 0.25,
         "train_clips": 16,
         "valid_clips": 2,
