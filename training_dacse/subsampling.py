@@ -64,7 +64,7 @@ def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor, noisy
 
 @torch.no_grad()
 def attend_first(model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
-    """Hidden states behind the first attention, (row, place, width), of tokens at places (row, place)."""
+    """Hidden states behind the first attention, without gradients: (row, place, width) of tokens at (row, place)."""
     embedded = model.get_input_embeddings()(ids[:, : places.max() + 1])
     first, positions = model.model.layers[0], torch.arange(embedded.shape[1], device=ids.device)[None]
     rotations = model.model.rotary_emb(embedded, positions)
