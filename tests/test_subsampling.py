@@ -12,7 +12,7 @@ from tests.test_trainer import Rows, losses
 from training_dacse.arguments import DacSeTrainingArguments
 from training_dacse.collator import TokenCollator
 from training_dacse.runs import make_trainer
-from training_dacse.subsampling import draw_codebooks, draw_noisy, run_subsampled
+from training_dacse.subsampling import draw_few, draw_noisy, run_subsampled
 
 
 class Swapped(Rows):
@@ -82,7 +82,7 @@ def test_drawn_tokens_stand_for_all(codec):
 def test_it_runs_in_half_precision(codec):
     model = new_model(codec, attention_dropout=0.0)
     ids = sequences(model, 2)
-    few = draw_codebooks(2, FRAMES, CODEBOOKS, 1, ids.device), draw_noisy(2, FRAMES * CODEBOOKS, ids.device)
+    few = draw_few(2, FRAMES, CODEBOOKS, count=1, device=ids.device), draw_noisy(2, FRAMES * CODEBOOKS, ids.device)
     full = run_subsampled(model, ids, *few)[0]
     with torch.autocast("cpu", torch.bfloat16):
         half = run_subsampled(model, ids, *few)[0]
@@ -94,7 +94,7 @@ def test_drawn_tokens_are_those_of_all(codec):
     model = new_model(codec, num_hidden_layers=1)
     ids = TokenCollator(model.config)([Rows(1, frames=(FRAMES,))[0]])["input_ids"]
     every = torch.arange(CODEBOOKS).expand(1, FRAMES, CODEBOOKS)
-    few = draw_codebooks(1, FRAMES, CODEBOOKS, 2, ids.device)
+    few = draw_few(1, FRAMES, CODEBOOKS, count=2, device=ids.device)
     assert (few.diff(dim=-1) > 0).all()
     noisy = draw_noisy(1, FRAMES * CODEBOOKS, ids.device)
     everything = run_subsampled(model, ids, every, noisy)[0].unflatten(1, (FRAMES, CODEBOOKS))

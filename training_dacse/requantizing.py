@@ -10,8 +10,8 @@ Frames are found by position. A key is turned back by its codebook, a query by i
 to noisy, so that rotary positions compare frames where they would compare tokens. That distance is one number only
 while all clips have one length.
 
-Only the first layer reads the noisy half. The layers behind it look at what the clean half has heard so far, all of it
-alike at first, and at none of the noisy tokens. `subsampling.py` trains on a few tokens of every clip, as the first
+Only the first layer reads the noisy half at first. The layers behind it look at what the clean half has heard so far,
+all of it alike, and at none of the noisy tokens. `subsampling.py` trains on a few tokens of every clip, as the first
 layer's answers are lookups.
 """
 
@@ -276,15 +276,14 @@ def compare_frames(attention: nn.Module, channels: Channels, unit: float, added:
 
 
 def look_at_clean_half(attention: nn.Module, channels: Channels) -> None:
-    """Has the heads of a layer see all clean tokens alike and no noisy one, by the channels that turn least."""
-    slowest = attention.head_dim // 2 - 1
-    for projection, channel, gain in (
-        (attention.k_proj, channels.side, SINK / SIDE),
-        (attention.q_proj, channels.constant, 1.0),
-    ):
-        rows = projection.weight.unflatten(0, (-1, attention.head_dim))[:, slowest]
-        rows.zero_()
-        rows[:, channel] = gain
+    """Has the heads of a layer see all clean tokens alike, and no noisy one."""
+    slow = channels.dim // 2 - 1  # the pair that turns least
+    for keys in attention.k_proj.weight.unflatten(0, (-1, channels.dim)):
+        keys[slow] = 0.0
+        keys[slow, channels.side] = SINK / SIDE
+    for queries in attention.q_proj.weight.unflatten(0, (-1, channels.dim)):
+        queries[slow] = 0.0
+        queries[slow, channels.constant] = 1.0
 
 
 def look_up(

@@ -20,14 +20,14 @@ TOLERANCE = 0.1  # of what the first attention makes of a clip
 NOISY_SHARE = 1 / 24  # of the noisy tokens, that later layers see
 
 
-def draw_codebooks(rows: int, frames: int, num_codebooks: int, count: int, device: torch.device) -> Tensor:
-    """Which tokens of every frame are trained on: different codebooks in rising order, (row, frame, count)."""
-    return torch.rand(rows, frames, num_codebooks, device=device).argsort(-1)[..., :count].sort(-1).values
+def draw_few(*shape: int, count: int, device: torch.device) -> Tensor:
+    """Different numbers below the last of `shape`, in rising order: (*shape[:-1], count)."""
+    return torch.rand(shape, device=device).argsort(-1)[..., :count].sort(-1).values
 
 
 def draw_noisy(rows: int, tokens: int, device: torch.device) -> Tensor:
     """Places of the noisy tokens that are run, out of `tokens`, in rising order behind that of [bos]: (row, drawn)."""
-    drawn = torch.rand(rows, tokens, device=device).argsort(-1)[:, : math.ceil(NOISY_SHARE * tokens)].sort(-1).values
+    drawn = draw_few(rows, tokens, count=math.ceil(NOISY_SHARE * tokens), device=device)
     return torch.nn.functional.pad(drawn + 1, (1, 0))
 
 
@@ -157,8 +157,8 @@ class SubsamplingTrainer(DacSeTrainer):
     def predict(self, model, inputs):
         if not model.training:
             return super().predict(model, inputs)
-        ids, count = inputs["input_ids"], self.layout.num_codebooks
-        codebooks = draw_codebooks(len(ids), self.layout.window_frames, count, self.args.tokens_per_frame, ids.device)
-        noisy = draw_noisy(len(ids), self.layout.window_frames * count, ids.device)
+        ids, frames, count = inputs["input_ids"], self.layout.window_frames, self.layout.num_codebooks
+        codebooks = draw_few(len(ids), frames, count, count=self.args.tokens_per_frame, device=ids.device)
+        noisy = draw_noisy(len(ids), frames * count, ids.device)
         hidden, places = run_subsampled(model, ids, codebooks, noisy)
         return model.lm_head(hidden), inputs["labels"].gather(1, places)
