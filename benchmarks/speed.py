@@ -32,7 +32,8 @@ import dacse
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from pipeline_dacse.companions_dacse import default_batch_size
 
-COPIED_BYTES = 2**29  # of a copy that says how fast memory is: far more than any cache
+# Of a copy that says how fast memory is: far more than any cache, and on a GPU than it takes to begin.
+COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}
 ROW_SECONDS = 30  # after which no row begins another round
 WINDOW_FRAMES = FULL.window_frames  # 4 s of the released grid
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -90,11 +91,7 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
         if row.bytes_read:
             bandwidths.append(measure_bandwidth(device, clock))
         for call, run in row.calls.items():
-            started = clock()
-            run()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[call].append(clock() - started)
+            seconds[call].append(time_call(run, device, clock))
     medians = {call: statistics.median(values) for call, values in seconds.items()}
     medians["baseline"] /= row.baseline_share
     others = {call: round(medians["baseline"] / medians[call], 2) for call in list(row.calls)[2:]}
@@ -115,6 +112,8 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
         least = row.bytes_read / statistics.median(bandwidths)
         result["facts"]["of the memory limit"] = f"{least / medians['dacse']:.0%}"
         result["facts"]["ratio at that limit"] = f"{medians['baseline'] / least:.1f} x"
+    if torch.device(device).type == "cuda":
+        result["facts"]["gigabytes on the GPU"] = round(torch.cuda.max_memory_allocated() / GIGABYTE, 1)
     if row.count > 1:
         result["facts"]["tokens per second"] = round(row.count / medians["dacse"], 1)
     return result
@@ -122,16 +121,20 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
 
 def measure_bandwidth(device: str, clock: Callable[[], float]) -> float:
     """Bytes per second that a copy reads and writes."""
-    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
+    source = torch.zeros(COPIED_BYTES[torch.device(device).type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    seconds = []
-    for _ in range(4):  # the first also fetches the pages
-        started = clock()
-        target.copy_(source)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        seconds.append(clock() - started)
-    return 2 * COPIED_BYTES / min(seconds)
+    # Of four, for the first also fetches the pages.
+    return 2 * len(source) / min(time_call(lambda: target.copy_(source), device, clock) for _ in range(4))
+
+
+def time_call(call: Callable[[], object], device: str, clock: Callable[[], float]) -> float:
+    """Seconds of a call, from an idle device to an idle device."""
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    wait()
+    started = clock()
+    call()
+    wait()
+    return clock() - started
 
 
 def spread(values: list[float]) -> str:

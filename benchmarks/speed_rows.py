@@ -24,6 +24,7 @@ from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_f
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 
 SPEECH = Path(__file__).parents[1] / "examples/audio/inaugural_1961.wav"
+FRAME_RATE = 44100 / 512  # of the released grid
 SIZES = {
     "14M": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536},
     "30M": {"hidden_size": 512, "num_hidden_layers": 7, "num_attention_heads": 8, "intermediate_size": 2048},
@@ -145,7 +146,7 @@ def bytes_of_tokens(model, prompt: torch.Tensor, tokens: int) -> int:
     config = model.config
     weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
     weights += config.codebook_size * config.hidden_size
-    remembered = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    remembered = 2 * len(prompt) * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     return model.dtype.itemsize * tokens * (weights + remembered * (prompt.shape[1] + tokens // 2))
 
 
@@ -197,6 +198,7 @@ def packet_loss(scale: Scale, device: str) -> Row:
     """Speech with a fifth of its packets lost: passes through the layers, the embedded model, greedy."""
     enhance = pipeline("audio-enhancement", device=device)
     model, processor = enhance.model, enhance.processor
+    counted = copy.deepcopy(model).cpu()  # where every pass calls the layers: on a GPU they are captured
     waveform = speech(2.0, processor.sampling_rate)
     generator, packet = np.random.default_rng(0), processor.sampling_rate * 3 // 20
     for start in range(0, len(waveform), packet):
@@ -204,9 +206,9 @@ def packet_loss(scale: Scale, device: str) -> Row:
             waveform[start : start + packet] = 0
     codes = processor.encode(waveform[None])[..., : model.config.max_frames]
     prompt, llama, passes = processor.build_prompt(codes).to(device), plain_llama(model), []
-    hook = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: passes.append(1))
+    counted.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: passes.append(1))
+    counted.generate(prompt.cpu())
     ids = model.generate(prompt)[:, prompt.shape[1] : -1]
-    hook.remove()
     expected = naive_generate(llama, model.config, prompt)
     return Row(
         "2 s with lost packets, embedded model, noisy ids as draft",
@@ -260,41 +262,33 @@ def command(scale: Scale, device: str) -> Row:
     )
 
 
-def gpu_single(scale: Scale, device: str) -> Row:
-    """GPU: 1B bfloat16, batch 1, against copying the bytes that every token must read."""
+def gpu_windows(scale: Scale, device: str, rows: int, what: str, goal: str) -> Row:
+    """Whole windows of the released grid through the released model's size, as many as `rows` together."""
     model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
-    prompt = random_prompt(model.config, frames=scale.window_frames).to(device)
-    source = torch.empty(sum(p.numel() for p in model.parameters()), dtype=torch.bfloat16, device=device)
-    target = torch.empty_like(source)
-
-    def copies():
-        for _ in range(scale.window_tokens // 2):  # a copy reads and writes: twice the bytes of a read
-            target.copy_(source)
-
+    prompts = random_prompt(model.config, frames=scale.window_frames, rows=rows).to(device)
+    llama, tokens = plain_llama(model), scale.window_frames * model.config.num_codebooks
     return Row(
-        "GPU: 1B bfloat16, batch 1, against the memory limit",
-        "0.6 x",
-        {"baseline": copies, "dacse": lambda: model.generate(prompt, max_new_tokens=scale.window_tokens)},
-        count=scale.window_tokens,
+        f"GPU: 1B bfloat16, {what}, {tokens} tokens each",
+        goal,
+        {
+            "baseline": lambda: naive_generate(llama, model.config, prompts[:1], scale.window_tokens),
+            "dacse": lambda: model.generate(prompts, max_new_tokens=tokens),
+        },
+        baseline_share=scale.window_tokens / (rows * tokens),
+        audio_seconds=rows * scale.window_frames / FRAME_RATE,
+        count=rows * tokens,
+        bytes_read=bytes_of_tokens(model, prompts, tokens),
     )
+
+
+def gpu_single(scale: Scale, device: str) -> Row:
+    """GPU: 1B bfloat16, one window of 4 s alone, against the first tokens of it with the baseline."""
+    return gpu_windows(scale, device, 1, "one window of 4 s", "0.6 of the memory limit")
 
 
 def gpu_batched(scale: Scale, device: str) -> Row:
-    """GPU: 1B bfloat16, 32 windows of 4 s together, against one of them with the baseline."""
-    model = random_model({"num_hidden_layers": scale.large_layers}, torch.bfloat16, device)
-    prompts, llama = random_prompt(model.config, frames=scale.window_frames, rows=32).to(device), plain_llama(model)
-    return Row(
-        f"GPU: 1B bfloat16, 32 windows of 4 s, first {scale.window_tokens} tokens",
-        "20 x, real-time factor 0.2",
-        {
-            "baseline": lambda: [
-                naive_generate(llama, model.config, prompt[None], scale.window_tokens) for prompt in prompts
-            ],
-            "dacse": lambda: model.generate(prompts, max_new_tokens=scale.window_tokens),
-        },
-        audio_seconds=len(prompts) * scale.window_tokens / model.config.num_codebooks * 512 / 44100,
-        count=len(prompts) * scale.window_tokens,
-    )
+    """GPU: 1B bfloat16, 32 windows of 4 s together, against the first tokens of one of them with the baseline."""
+    return gpu_windows(scale, device, 32, "32 windows of 4 s", "20 x, real-time factor 0.2")
 
 
 CPU_ROWS = {

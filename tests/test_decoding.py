@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation.streamers import BaseStreamer
 
-from modeling_dacse import decoding_dacse, generation_dacse
+from modeling_dacse import decoding_dacse, generation_dacse, layers_dacse
 from modeling_dacse.decoding_dacse import GridDecoder
 from tests.tiny import tiny_model, tiny_prompts
 
@@ -26,6 +26,28 @@ def drafts(request, monkeypatch):
     monkeypatch.setattr(decoding_dacse, "DRAFT_SHARE", request.param)
     monkeypatch.setattr(decoding_dacse, "SHRINK_SHARE", 0.0)
     return request.param == ALWAYS
+
+
+class Uncaptured:
+    """Decodes frames as a CUDA graph would, by the same function of tensors, and remembers how far each looked."""
+
+    stops: list[int] = []
+
+    def __init__(self, device):
+        self.stops.clear()
+
+    def run(self, decode_frame, stop):
+        self.stops.append(stop)
+        decode_frame(stop)
+
+
+def by_frames(patch, part=8, processors=128):
+    """Has everything decoded frame by frame, looking at whole parts where rows times heads reach `processors`."""
+    patch.setattr(decoding_dacse, "can_capture", lambda *_: True)
+    patch.setattr(decoding_dacse, "FrameGraph", Uncaptured)
+    patch.setattr(decoding_dacse, "PART", part)
+    patch.setattr(layers_dacse, "PART", part)
+    patch.setattr(layers_dacse, "PROCESSORS", processors)
 
 
 def stock_generate(model, **arguments):
@@ -71,6 +93,9 @@ def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
         arguments["max_new_tokens"] = data.draw(st.sampled_from([None, 1, 7, 40]))
         patch.setattr(decoding_dacse, "DRAFT_SHARE", ALWAYS if always else NEVER)
         patch.setattr(decoding_dacse, "SHRINK_SHARE", 0.0)
+        processors = data.draw(st.sampled_from([None, 0, 128]))
+        if processors is not None:
+            by_frames(patch, processors=processors)
         assert torch.equal(model.generate(**arguments), stock_generate(model, **arguments))
 
 
@@ -85,15 +110,42 @@ def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
     ],
     ids=str,
 )
-def test_every_shape_of_llama_is_decoded(overrides, drafts):
+def test_every_shape_of_llama_is_decoded(overrides, drafts, monkeypatch):
     model = tiny_model(**overrides)
     prompts = tiny_prompts([3, 2], model.config)
-    assert torch.equal(model.generate(**prompts), stock_generate(model, **prompts))
+    expected = stock_generate(model, **prompts)
+    assert torch.equal(model.generate(**prompts), expected)
+    for processors in (0, 128):
+        by_frames(monkeypatch, processors=processors)
+        assert torch.equal(model.generate(**prompts), expected)
 
 
-def test_adapters_are_heard(drafts):
+def test_frames_look_no_further_than_they_must(model, monkeypatch):
+    prompts = tiny_prompts([8, 5], model.config)
+    by_frames(monkeypatch, part=16, processors=0)
+    model.generate(**prompts)
+    assert Uncaptured.stops == sorted(Uncaptured.stops) and set(Uncaptured.stops) == {32, 48, 64}
+    by_frames(monkeypatch, part=16)
+    model.generate(**prompts)
+    assert Uncaptured.stops == [64] * 8  # a small batch: all of the buffers, every time
+
+
+@pytest.mark.parametrize("processors", [0, 128])
+def test_frames_draw_the_same_ids(model, monkeypatch, processors):
+    prompts, arguments = tiny_prompts([8, 5], model.config), {"do_sample": True, "top_k": 9, "top_p": 0.9}
+    torch.manual_seed(0)
+    expected = model.generate(**prompts, **arguments)
+    by_frames(monkeypatch, processors=processors)
+    torch.manual_seed(0)
+    assert torch.equal(model.generate(**prompts, **arguments), expected)
+
+
+@pytest.mark.parametrize("frames", [False, True], ids=["by token", "by frame"])
+def test_adapters_are_heard(drafts, frames, monkeypatch):
     model = tiny_model()
     prompts = tiny_prompts([3, 2], model.config)
+    if frames:
+        by_frames(monkeypatch)
     plain = model.generate(**prompts)
     targets = ["q_proj", "v_proj", "down_proj", "lm_head", "embed_tokens"]
     model.add_adapter(LoraConfig(target_modules=targets, init_lora_weights=False, lora_alpha=64))

@@ -4,7 +4,7 @@ Knows batches as `TokenCollator` makes them; knows no audio.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from .balancing import BALANCINGS
 from .callbacks import LogBeforeSave, TimeBudget
 from .collator import IGNORED
 from .sampling import TaskSampler
+
+PRIOR_CLIPS = 4096  # of the training clips, which are drawn at random, from which it is told how common codes are
 
 
 class TaskMeter:
@@ -46,7 +48,7 @@ class TaskMeter:
         return {name: total / count for name, total, count in means if count}
 
 
-def log_prior(rows: Sequence[dict], layout: PretrainedConfig) -> Tensor:
+def log_prior(rows: Iterable[dict], layout: PretrainedConfig) -> Tensor:
     """How common each clean code is among those of its codebook, as logarithms (vocabulary,); 0 for special ids.
 
     Args:
@@ -111,7 +113,8 @@ class DacSeTrainer(Trainer):
         self.refuse_what_cannot_work()
         self.log_prior = None
         if self.args.logit_adjustment:
-            prior = log_prior(self.train_dataset, self.layout)
+            some = map(self.train_dataset.__getitem__, range(min(len(self.train_dataset), PRIOR_CLIPS)))
+            prior = log_prior(some, self.layout)
             self.log_prior = (self.args.logit_adjustment * prior).to(self.args.device)
         self.add_callback(self.balancing)
         self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step

@@ -5,15 +5,19 @@ this one computes the logits of the codebook that is due and of no other, writes
 final size, and feeds forced ids together with the id before them. Where clean ids have come out as the noisy ones, it
 goes on from the noisy ones until the model disagrees: speculative decoding (Leviathan et al., arXiv 2211.17192) from a
 draft that costs nothing. A drafted id is kept only if it is the one the model itself picks, so neither the greedy ids
-nor the distribution of sampled ones depend on the draft.
+nor the distribution of sampled ones depend on the draft. On a GPU, which would wait for the CPU most of the time, all
+kernels of a frame are captured once in a CUDA graph, and then replayed frame after frame.
 """
+
+import functools
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from transformers import DynamicCache
 from transformers.generation import logits_process, stopping_criteria
 
-from .layers_dacse import CachedLayers
+from .layers_dacse import PART, CachedLayers
 
 # What works on the scores of one codebook as on the whole vocabulary with all others at -inf.
 WARPERS = (
@@ -26,10 +30,13 @@ WARPERS = (
     logits_process.EtaLogitsWarper,
     logits_process.LogitNormalization,
 )
+# Those of them that are known not to wait for the device.
+CAPTURED_WARPERS = WARPERS[:3]
 STOPS = (stopping_criteria.MaxLengthCriteria, stopping_criteria.EosTokenCriteria)
 MODEL_ARGUMENTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 UNKNOWN = -1
 TOKENS_TOGETHER = 1024  # that a CPU runs at once
+CAPTURED_FRAMES = 16  # at least for a graph to be worth its capture, which takes as long as a frame without it
 DRAFT_FRAMES = 4  # at most at a time; longer drafts hardly save passes
 DRAFT_SHARE = 0.8  # of a frame's ids that are the noisy ones, in every row, for drafts to begin
 GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that the last row could keep, for drafts to double or halve
@@ -62,6 +69,51 @@ def can_decode(model, input_ids, processors, stops, generation_config, model_kwa
     )
 
 
+def can_capture(model, warpers, num_tokens: int) -> bool:
+    """Whether so many new tokens are worth a CUDA graph, and their frames can be captured in one."""
+    return (
+        model.device.type == "cuda"
+        and num_tokens >= CAPTURED_FRAMES * model.config.num_codebooks
+        and all(type(warper) in CAPTURED_WARPERS for warper in warpers)
+        and not getattr(model, "is_quantized", False)
+        and not torch.is_autocast_enabled(model.device.type)
+    )
+
+
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a device for captures: the libraries keep a workspace for every stream they have seen."""
+    return torch.cuda.Stream(device)
+
+
+class FrameGraph:
+    """Decodes frames by a CUDA graph. Of the numbers of columns looked at it knows the latest, which never come back.
+
+    The first frame of each number is decoded without, as the warm-up that a capture needs; a capture runs nothing.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device, self.stop, self.graph = device, None, None
+
+    def run(self, decode_frame: Callable[[int], None], stop: int) -> None:
+        """Calls `decode_frame(stop)`, or does what it did before, on what is now in the tensors it works on."""
+        if stop != self.stop:
+            self.stop, self.graph = stop, None
+            here, aside = torch.cuda.current_stream(self.device), capture_stream(self.device)
+            aside.wait_stream(here)
+            with torch.cuda.stream(aside):
+                decode_frame(stop)
+            here.wait_stream(aside)
+            return
+        if self.graph is None:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on using the device.
+            with torch.cuda.graph(graph, stream=capture_stream(self.device), capture_error_mode="thread_local"):
+                decode_frame(stop)
+            self.graph = graph
+        self.graph.replay()
+
+
 class GridDecoder:
     """Decodes a batch of prompts, each row as far as its schedule goes.
 
@@ -91,6 +143,11 @@ class GridDecoder:
         ids = ids.gather(1, (torch.arange(ids.shape[1], device=ids.device) - begun[:, None]) % ids.shape[1])
         padding = int((ids != config.pad_token_id).int().argmax(1).min())
         self.ids, self.begun, self.prompt_length = ids[:, padding:], begun, input_ids.shape[1] - padding
+        self.graph = FrameGraph(ids.device) if can_capture(model, warpers, self.new_tokens) else None
+        if self.graph:
+            room = -self.ids.shape[1] % PART
+            self.ids = nn.functional.pad(self.ids, (0, room), value=config.pad_token_id)
+            self.before = ids.new_zeros(1)  # the column before the frame that is decoded
         self.last = self.prompt_length + self.new_tokens + longest_begun - 1
         self.input_ids = input_ids
         columns = torch.arange(self.ids.shape[1], device=ids.device)
@@ -111,7 +168,7 @@ class GridDecoder:
     def _decode(self) -> None:
         fed = 0
         while bool((self.ids == UNKNOWN).any()):
-            fed = self._run_together(fed)
+            fed = self._run_frames(fed) if self.graph else self._run_together(fed)
             fed = self._run_apart(fed)
 
     def _run_together(self, fed: int) -> int:
@@ -125,12 +182,48 @@ class GridDecoder:
             picked = first + self._pick(self._score(hidden, first))
             self.ids[:, column] = torch.where(self.ids[:, column] == UNKNOWN, picked, self.ids[:, column])
             fed = column
-            if (column - self.prompt_length) % num_codebooks == num_codebooks - 1:
-                frame = slice(column - num_codebooks + 1, column + 1)
-                agrees = (self.ids == self.draft)[:, frame] | ~self.is_free[:, frame]
-                if float(agrees.float().mean(1).min()) > DRAFT_SHARE:
-                    break
+            frame, codebook = divmod(column - self.prompt_length, num_codebooks)
+            if codebook == num_codebooks - 1 and self._agrees(frame):
+                break
         return fed
+
+    def _run_frames(self, fed: int) -> int:
+        """Does the same frame by frame, each in the same kernels: those of columns that are known are wasted."""
+        num_codebooks = self.config.num_codebooks
+        unknown = (self.ids == UNKNOWN).any(0).nonzero()[:, 0] - self.prompt_length
+        for frame in (unknown // num_codebooks).unique().tolist():
+            before = self.prompt_length + frame * num_codebooks - 1
+            if fed < before:
+                self._feed((slice(None), slice(fed, before)), before)
+            fed = before + num_codebooks
+            self.before.fill_(before)
+            self.graph.run(self._decode_frame, self.layers.reach(fed))
+            if self._agrees(frame):
+                break
+        return fed
+
+    def _decode_frame(self, stop: int) -> None:
+        """Decodes the frame behind the column `before`, looking at `stop` columns, without waiting for the device."""
+        columns = torch.arange(stop, device=self.ids.device)
+        for codebook in range(self.config.num_codebooks):
+            own = self.before + codebook
+            is_seen = (columns <= own)[None]
+            if self.is_real is not None:
+                is_seen = is_seen & self.is_real[:, :stop]
+            bias = torch.zeros(is_seen.shape, dtype=self.model.dtype, device=own.device)
+            bias = bias.masked_fill(~is_seen, -torch.inf)[:, None]
+            ids, positions = self.ids.index_select(1, own), self.positions.index_select(1, own)
+            hidden = self.layers.step(ids, positions, own, bias)
+            first = self.config.first_code_id + codebook * self.config.codebook_size
+            picked, known = first + self._pick(self._score(hidden, first)), self.ids.index_select(1, own + 1)
+            self.ids.index_copy_(1, own + 1, torch.where(known == UNKNOWN, picked[:, None], known))
+
+    def _agrees(self, frame: int) -> bool:
+        """Whether nearly all free ids of a frame have come out in every row as they went in."""
+        first = self.prompt_length + frame * self.config.num_codebooks
+        place = slice(None), slice(first, first + self.config.num_codebooks)
+        agrees = (self.ids[place] == self.draft[place]) | ~self.is_free[place]
+        return float(agrees.float().mean(1).min()) > DRAFT_SHARE
 
     def _run_apart(self, fed: int) -> int:
         """Decodes from the draft, every row at its own pace, until the last one no longer gains by it."""
@@ -183,7 +276,9 @@ class GridDecoder:
             return scores.argmax(-1)
         for warper in self.warpers:
             scores = warper(None, scores)
-        return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
+        shares = scores.softmax(-1)
+        # As `torch.multinomial` draws, which waits for the device to check the shares.
+        return (shares / torch.empty_like(shares).exponential_()).argmax(-1)
 
     def _feed(self, place: tuple, stop: int, ids: torch.LongTensor | None = None) -> torch.Tensor:
         """Runs the layers on some columns of every row.

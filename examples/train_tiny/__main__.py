@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from bars import evaluate
 from card import write_card
@@ -69,11 +70,18 @@ def run_slice(argv: list[str], seconds: float) -> int:
             process.wait()
 
 
+def finished(run: Run) -> Path:
+    """Where it stands which stages are done, and with what settings."""
+    return run.output / "finished.json"
+
+
+def read_finished(run: Run) -> dict[str, dict]:
+    return json.loads(finished(run).read_text()) if finished(run).exists() else {}
+
+
 def run_stages(run: Run, chosen: list[str] | None) -> None:
     """Runs chosen stages, or all from the first that was not finished with these settings."""
-    done_path = run.output / "finished.json"
-    done = json.loads(done_path.read_text()) if done_path.exists() else {}
-    stale = False
+    done, stale = read_finished(run), False
     for name, work in STAGES.items():
         settings = run.settings.get(name, {})
         stale |= done.get(name) != settings
@@ -81,8 +89,8 @@ def run_stages(run: Run, chosen: list[str] | None) -> None:
             continue
         print(f"stage {name}", flush=True)
         work(run)
-        done[name] = settings
-        done_path.write_text(json.dumps(done, indent=2) + "\n")
+        done = read_finished(run) | {name: settings}  # another process may have done others meanwhile
+        finished(run).write_text(json.dumps(done, indent=2) + "\n")
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ def evaluate(run: Run) -> None:
     }
     for name, (source, systems, metrics) in sources.items():
         options = ["-t", *source, "-s", ",".join(systems), *metrics, "-o", run.output / "evaluation" / name]
-        options += ["-p", wanted["processes"], "--batch-size", wanted["batch_size"]]
+        options += ["-p", wanted["processes"], "--batch-size", wanted["batch_size"], "--device", run.device]
         subprocess.run([sys.executable, "-m", "dacse", "evaluate", *map(str, options)], check=True)
     summary = json.loads((run.output / "evaluation/test/summary.json").read_text())
     scores = Scores(summary, package, measure(run))

@@ -63,6 +63,7 @@ def refine_decoder(run: Run) -> None:
 def run_codec_trainer(run: Run, config: DacConfig, settings: dict, output: Path) -> None:
     """Trains a codec and leaves it as `audio_tokenizer`."""
     torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True  # all batches have one shape
     arguments = CodecTrainingArguments(str(output), **settings)
     segments = CodecSegments(*codec_clips(run, "train"), config.sampling_rate, run.device)
     codec = CodecTrainer(config, arguments, run.device).train(segments)
