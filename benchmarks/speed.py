@@ -83,6 +83,8 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
     scale = QUICK if quick else FULL
     row = (CPU_ROWS | GPU_ROWS)[name](scale, device)
     seconds: dict[str, list[float]] = {call: [] for call in row.calls}
+    if torch.device(device).type == "cuda":
+        row.calls["baseline"]()  # loads the kernels
     bandwidths = []
     began = clock()
     for number in range(rounds or scale.rounds):
