@@ -1,15 +1,15 @@
 """Speed against the naive baseline of naive.py: every row's calls in turn, medians and spread, one JSON, one table.
 
-    python benchmarks/speed.py                              the whole table into docs/speed.md; about 6 minutes
+    python benchmarks/speed.py                              all rows of a CPU into docs/speed.md; about 6 minutes
     python benchmarks/speed.py --quick                      every row in a minute or two, printed only
-    python benchmarks/speed.py --device cuda                with the rows that need a GPU
-    python benchmarks/speed.py --rows file codec --rounds 5 some rows, into the table that is there
+    python benchmarks/speed.py --device cuda                the rows that need a GPU
+    python benchmarks/speed.py --rows file codec --rounds 5 some rows
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed.py --processor-time
                                                             on a busy machine: one core, and only what it did for us
 
 Rows run one after the other, each in a process of its own, which also gives the memory it needed. What is done
-is written after every row; a row that fails is left out, and the exit status is 1. No row begins another round once it
-has had half a minute.
+is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. No row
+begins another round once it has had half a minute.
 """
 
 import argparse
@@ -190,12 +190,12 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
 
-    rows = args.rows or [*CPU_ROWS, *(GPU_ROWS if args.device != "cpu" else {})]
+    rows = args.rows or list(CPU_ROWS if args.device == "cpu" else GPU_ROWS)
     clock = processor_seconds if args.processor_time else time.perf_counter
     unit = "seconds of the processor" if args.processor_time else "seconds by the clock"
     measured = f"`python {' '.join(sys.argv)}`, {unit}, on {describe_machine()}"
     results, failed = {}, False
-    if args.rows and not args.quick and PAGE.with_suffix(".json").exists():
+    if not args.quick and PAGE.with_suffix(".json").exists():
         results = {result["row"]: result for result in json.loads(PAGE.with_suffix(".json").read_text())}
     for name in rows:
         try:
@@ -203,6 +203,7 @@ def main() -> None:
                 result = pool.submit(measure, name, args.quick, args.device, args.rounds, clock).result()
         except Exception:  # whatever it is, the other rows are worth having
             failed = True
+            results.pop(name, None)
             print(f"row {name} failed", file=sys.stderr)
             traceback.print_exc()
             continue
