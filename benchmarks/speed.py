@@ -8,8 +8,8 @@
                                                             on a busy machine: one core, and only what it did for us
 
 Rows run one after the other, each in a process of its own, which also gives the memory it needed. What is done
-is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. No row
-begins another round once it has had half a minute.
+is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. No
+row begins another round once it has had half a minute.
 """
 
 import argparse
