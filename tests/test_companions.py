@@ -171,6 +171,15 @@ def test_the_codec_stays_in_float32_beside_a_model_in_bfloat16(folder):
     assert enhance(noise(60), sampling_rate=RATE)["audio"].dtype == np.float32
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")], ids=str)
+def test_a_dtype_that_the_cpu_imitates_is_warned_of(monkeypatch, caplog, dtype, name):
+    parts = tiny_pipeline()
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda supported=supported: supported)
+        dacse.AudioEnhancementPipeline(model=tiny_model().to(dtype), processor=parts.processor, device="cpu")
+        assert ("dtype='float32' is many times faster" in caplog.text) == (not supported)
+
+
 def test_the_batch_size_follows_the_size_of_keys_and_values(caplog):
     with caplog.at_level("INFO", logger="pipeline_dacse"):
         small = tiny_pipeline()

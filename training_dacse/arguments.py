@@ -120,7 +120,8 @@ class DacSeTrainingArguments(TrainingArguments):
         if not 0 <= self.spoiled_frames <= 1:
             raise ValueError(f"spoiled_frames is {self.spoiled_frames}; give a share from 0 to 1")
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else bf16 is refused on a CPU
-        if self.use_cpu and self.bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        can_tell = torch.backends.mkldnn.is_available()
+        if self.use_cpu and self.bf16 and can_tell and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             logger.warning("this CPU has no bf16 arithmetic, which would be many times slower: training in float32")
             self.bf16 = False
         super().__post_init__()

@@ -17,6 +17,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CODEC = "descript/dac_44khz"  # what the released checkpoint speaks
 DEFAULT_CODEC_LAYOUT = (9, 1024)  # codebooks, codes in each
 TOKEN_LAYOUT = (
@@ -52,6 +54,16 @@ def check_dtype(dtype: str | torch.dtype | None) -> None:
     """Raises ValueError if `pipeline()`, which turns the names of dtypes into dtypes, left this one as it was."""
     if isinstance(dtype, str) and dtype != "auto":
         raise ValueError(f"dtype {dtype!r} is unknown; give 'auto', 'float32', 'bfloat16' or 'float16'")
+
+
+def warn_of_slow_dtype(model: PreTrainedModel) -> None:
+    """Warns of a dtype that this CPU has no arithmetic for: it is imitated, many times slower than float32."""
+    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    if model.device.type != "cpu" or model.dtype not in supported or not torch.backends.mkldnn.is_available():
+        return
+    if not getattr(torch.ops.mkldnn, supported[model.dtype])():
+        dtype = str(model.dtype).removeprefix("torch.")
+        logger.warning("this CPU has no arithmetic in %s and imitates it: dtype='float32' is many times faster", dtype)
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -139,9 +151,9 @@ def use_adapter(model: PreTrainedModel, adapter: str | None) -> None:
 
 
 def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> None:
-    logger = logging.getLogger("transformers.integrations.peft")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it reports the weights of adapters that are already there as missing
+    library = logging.getLogger("transformers.integrations.peft")
+    level = library.level
+    library.setLevel(logging.ERROR)  # it reports the weights of adapters that are already there as missing
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
@@ -151,7 +163,7 @@ def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> N
     except RuntimeError:  # its report, which names the weights, is among those silenced here
         fault = "weights of other sizes"
     finally:
-        logger.setLevel(level)
+        library.setLevel(level)
     if fault:
         model.delete_adapter(name)  # also what was loaded in part
         raise ValueError(f"adapter {place} does not fit {_name(model)}: {fault}; give the model it was trained on")

@@ -26,6 +26,7 @@ from .companions_dacse import (
     find_processor,
     new_processor,
     use_adapter,
+    warn_of_slow_dtype,
 )
 from .recording_dacse import EnhancedWindow, Recording, Window, cut_recording, open_recording, render_recording
 from .windows_dacse import check_regions, overlap_frames, window_frames
@@ -84,6 +85,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         if getattr(model, "peft_config", None):  # the repository given is an adapter's
             kwargs.setdefault("adapter", model.active_adapters()[0])
         super().__init__(model=model, processor=processor, **kwargs)
+        warn_of_slow_dtype(self.model)
         if self._batch_size is None:
             self._batch_size = default_batch_size(self.model)
             logger.info("%s windows at a time on %s in %s", self._batch_size, self.device, self.model.dtype)
