@@ -83,7 +83,8 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
     scale = QUICK if quick else FULL
     row = (CPU_ROWS | GPU_ROWS)[name](scale, device)
     seconds: dict[str, list[float]] = {call: [] for call in row.calls}
-    if torch.device(device).type == "cuda":
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
         row.calls["baseline"]()  # loads the kernels
     bandwidths = []
     began = clock()
@@ -114,7 +115,7 @@ def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Call
         least = row.bytes_read / statistics.median(bandwidths)
         result["facts"]["of the memory limit"] = f"{least / medians['dacse']:.0%}"
         result["facts"]["ratio at that limit"] = f"{medians['baseline'] / least:.1f} x"
-    if torch.device(device).type == "cuda":
+    if on_gpu:
         result["facts"]["gigabytes on the GPU"] = round(torch.cuda.max_memory_allocated() / GIGABYTE, 1)
     if row.count > 1:
         result["facts"]["tokens per second"] = round(row.count / medians["dacse"], 1)

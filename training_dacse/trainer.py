@@ -17,7 +17,7 @@ from .callbacks import LogBeforeSave, TimeBudget
 from .collator import IGNORED
 from .sampling import TaskSampler
 
-PRIOR_CLIPS = 4096  # of the training clips, which are drawn at random, from which it is told how common codes are
+PRIOR_CLIPS = 4096  # at most, from all over the training clips, from which it is told how common codes are
 
 
 class TaskMeter:
@@ -113,8 +113,8 @@ class DacSeTrainer(Trainer):
         self.refuse_what_cannot_work()
         self.log_prior = None
         if self.args.logit_adjustment:
-            some = map(self.train_dataset.__getitem__, range(min(len(self.train_dataset), PRIOR_CLIPS)))
-            prior = log_prior(some, self.layout)
+            rows, every = self.train_dataset, math.ceil(len(self.train_dataset) / PRIOR_CLIPS)
+            prior = log_prior((rows[number] for number in range(0, len(rows), every)), self.layout)
             self.log_prior = (self.args.logit_adjustment * prior).to(self.args.device)
         self.add_callback(self.balancing)
         self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step

@@ -70,18 +70,15 @@ def run_slice(argv: list[str], seconds: float) -> int:
             process.wait()
 
 
-def finished(run: Run) -> Path:
-    """Where it stands which stages are done, and with what settings."""
-    return run.output / "finished.json"
-
-
-def read_finished(run: Run) -> dict[str, dict]:
-    return json.loads(finished(run).read_text()) if finished(run).exists() else {}
+def read_finished(path: Path) -> dict[str, dict]:
+    """The settings of the stages that are done."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def run_stages(run: Run, chosen: list[str] | None) -> None:
     """Runs chosen stages, or all from the first that was not finished with these settings."""
-    done, stale = read_finished(run), False
+    done_path = run.output / "finished.json"
+    done, stale = read_finished(done_path), False
     for name, work in STAGES.items():
         settings = run.settings.get(name, {})
         stale |= done.get(name) != settings
@@ -89,8 +86,8 @@ def run_stages(run: Run, chosen: list[str] | None) -> None:
             continue
         print(f"stage {name}", flush=True)
         work(run)
-        done = read_finished(run) | {name: settings}  # another process may have done others meanwhile
-        finished(run).write_text(json.dumps(done, indent=2) + "\n")
+        done = read_finished(done_path) | {name: settings}  # another process may have done others meanwhile
+        done_path.write_text(json.dumps(done, indent=2) + "\n")
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Which grid should the codec have? Codec and language model of each on the same short budget, then a table:
 
 python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings cpu --seconds codec=600 subsampled=300
-python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings gpu --seconds codec=90 stage1=60
+python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings gpu \\
+    --seconds codec=90 subsampled=60 stage1=60
 
 The grids are in sweep.yaml; a grid that is done is not done again. In OUTPUT/results.md: tokens and kbit per second of
 audio; STOI and mel distance of held-out speech through the codec alone; held-out loss of the language model in nats
