@@ -20,6 +20,7 @@ from transformers import DacConfig, DacModel, pipeline
 
 import dacse
 from modeling_dacse.int8_dacse import quantize_layers
+from pipeline_dacse.companions_dacse import is_imitated
 from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_frames
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 
@@ -158,21 +159,25 @@ def in_int8(model):
 
 
 def window(scale: Scale, device: str, name: str) -> Row:
-    """One 4 s window of the released grid, alone."""
+    """One 4 s window of the released grid, alone and whole."""
     model = random_model(SIZES[name], torch.float32, device)
     prompt, llama = random_prompt(model.config, frames=scale.window_frames).to(device), plain_llama(model)
-    small, bfloat16 = in_int8(copy.deepcopy(model).bfloat16()), copy.deepcopy(model).bfloat16()
+    bfloat16 = copy.deepcopy(model).bfloat16()
+    small, tokens = in_int8(model if is_imitated(torch.bfloat16) else bfloat16), prompt.shape[1] - 2
+    calls = {
+        "baseline": lambda: naive_generate(llama, model.config, prompt),
+        "dacse": lambda: model.generate(prompt, max_new_tokens=tokens),
+        "dacse bfloat16": lambda: bfloat16.generate(prompt, max_new_tokens=tokens),
+        "dacse int8": lambda: small.generate(prompt, max_new_tokens=tokens),
+    }
+    if is_imitated(torch.bfloat16):
+        del calls["dacse bfloat16"]
     return Row(
-        f"4 s window alone, {name} parameters, first {scale.window_tokens} tokens",
+        f"4 s window alone, {name} parameters, {tokens} tokens",
         "4 x",
-        {
-            "baseline": lambda: naive_generate(llama, model.config, prompt, scale.window_tokens),
-            "dacse": lambda: model.generate(prompt, max_new_tokens=scale.window_tokens),
-            "dacse bfloat16": lambda: bfloat16.generate(prompt, max_new_tokens=scale.window_tokens),
-            "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.window_tokens),
-        },
-        count=scale.window_tokens,
-        bytes_read=bytes_of_tokens(model, prompt, scale.window_tokens),
+        calls,
+        count=tokens,
+        bytes_read=bytes_of_tokens(model, prompt, tokens),
     )
 
 

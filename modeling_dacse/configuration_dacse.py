@@ -36,6 +36,9 @@ class DacSeConfig(LlamaConfig):
         vocab_size (`int`, *optional*): Follows from the layout; checked against it when given.
         window_frames (`int`, *optional*): Frames of the clips the weights were trained on, where all had one length
             and prompts of another would be strange to the model. None, as of the released models: any length.
+        minimum_risk (`bool`): Whether greedy decoding is to take the code nearest to what the model expects rather
+            than the likeliest: the pipeline then gives `generate` the codec's `code_vectors`. It helps models that
+            are often unsure.
 
     Raises:
         ValueError: If the layout contradicts itself or `vocab_size`.
@@ -54,6 +57,7 @@ class DacSeConfig(LlamaConfig):
     unk_token_id: int = 4
     vocab_size: int | None = None
     window_frames: int | None = None
+    minimum_risk: bool = False
 
     hidden_size: int = 1536
     intermediate_size: int = 6144

@@ -86,6 +86,23 @@ def capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def negate_risk(scores: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """Minus half of the squared error that choosing a code is expected to make, but for a term common to all codes.
+
+    Its maximum is the code nearest to the mean of what the scores say: the choice of least Bayes risk.
+
+    >>> scores = torch.tensor([0.4, 0.25, 0.35]).log()  # of a distant code, and two that are near each other
+    >>> int(scores.argmax()), int(negate_risk(scores, torch.tensor([[0.0], [0.9], [1.0]])).argmax())
+    (0, 1)
+
+    Args:
+        scores (`torch.Tensor` of shape `(..., code)`): Logits of one codebook.
+        vectors (`torch.Tensor` of shape `(..., code, size)`): Its code vectors.
+    """
+    mean = scores.softmax(-1).unsqueeze(-2) @ vectors
+    return (mean @ vectors.mT).squeeze(-2) - vectors.square().sum(-1) / 2
+
+
 class FrameGraph:
     """Decodes frames by a CUDA graph. Of the numbers of columns looked at it knows the latest, which never come back.
 
@@ -128,11 +145,15 @@ class GridDecoder:
         counts (pair of `torch.LongTensor` of shape `(row,)`): Of `count_tokens`.
         warpers (`list[LogitsProcessor]`): Applied to the scores of a codebook before an id is drawn.
         do_sample (`bool`): Draw ids, or take the likeliest.
+        code_vectors (`torch.FloatTensor` of shape `(codebook, code, size)`, *optional*): Take the code of the least
+            expected error instead ([`negate_risk`]).
         max_new_tokens (`int`): After which every row ends, if it has not ended before.
     """
 
-    def __init__(self, model, input_ids, schedule, counts, warpers, do_sample: bool, max_new_tokens: int):
-        config = model.config
+    def __init__(
+        self, model, input_ids, schedule, counts, warpers, do_sample: bool, code_vectors, max_new_tokens: int
+    ):
+        config, self.code_vectors = model.config, code_vectors
         self.model, self.config, self.warpers, self.do_sample = model, config, warpers, do_sample
         (lowest, stop), (noisy, begun) = schedule, counts
         self.new_tokens, longest_begun = min(lowest.shape[1] - 1, max_new_tokens), int(begun.max())
@@ -178,12 +199,11 @@ class GridDecoder:
             hidden = torch.cat(
                 [self._feed((rows, slice(fed, column)), column)[:, -1] for rows in self._rows(column - fed)]
             )
-            first = self._first_id(column)
-            picked = first + self._pick(self._score(hidden, first))
+            codebook = (column - self.prompt_length) % num_codebooks
+            picked = self._first_id(codebook) + self._pick(self._score(hidden, codebook), codebook)
             self.ids[:, column] = torch.where(self.ids[:, column] == UNKNOWN, picked, self.ids[:, column])
             fed = column
-            frame, codebook = divmod(column - self.prompt_length, num_codebooks)
-            if codebook == num_codebooks - 1 and self._agrees(frame):
+            if codebook == num_codebooks - 1 and self._agrees((column - self.prompt_length) // num_codebooks):
                 break
         return fed
 
@@ -214,8 +234,8 @@ class GridDecoder:
             bias = bias.masked_fill(~is_seen, -torch.inf)[:, None]
             ids, positions = self.ids.index_select(1, own), self.positions.index_select(1, own)
             hidden = self.layers.step(ids, positions, own, bias)
-            first = self.config.first_code_id + codebook * self.config.codebook_size
-            picked, known = first + self._pick(self._score(hidden, first)), self.ids.index_select(1, own + 1)
+            picked = self._first_id(codebook) + self._pick(self._score(hidden, codebook), codebook)
+            known = self.ids.index_select(1, own + 1)
             self.ids.index_copy_(1, own + 1, torch.where(known == UNKNOWN, picked[:, None], known))
 
     def _agrees(self, frame: int) -> bool:
@@ -235,10 +255,11 @@ class GridDecoder:
             known = self.ids[rows, columns]
             guess = torch.where(known == UNKNOWN, self.draft[rows, columns], known)
             hidden = self._feed((rows, columns[:, :-1]), int(fed.max()) + length, guess[:, :-1])
-            first = self._first_id(columns[:, 1:, None])
-            ids = first + torch.arange(self.config.codebook_size, device=fed.device)
+            codebooks = (columns[:, 1:] - self.prompt_length) % self.config.num_codebooks
+            first = self._first_id(codebooks)
+            ids = first[..., None] + torch.arange(self.config.codebook_size, device=fed.device)
             scores = self.model.lm_head(self.model.model.norm(hidden)).gather(2, ids)
-            picked = first[..., 0] + self._pick(scores.flatten(0, 1)).view(len(rows), -1)
+            picked = first + self._pick(scores.flatten(0, 1), codebooks.flatten()).view(len(rows), -1)
             picked = torch.where(known[:, 1:] == UNKNOWN, picked, known[:, 1:])
             accepted = (picked == guess[:, 1:])[:, :-1].long().cumprod(1).sum(1, keepdim=True)
             is_certain = torch.arange(length, device=fed.device) <= accepted
@@ -256,22 +277,23 @@ class GridDecoder:
         together = max(1, TOKENS_TOGETHER // num_tokens) if self.ids.device.type == "cpu" else len(self.ids)
         return [slice(first, first + together) for first in range(0, len(self.ids), together)]
 
-    def _first_id(self, column):
-        """The first id of the codebook that is due at a column."""
-        codebook = (column - self.prompt_length) % self.config.num_codebooks
+    def _first_id(self, codebook):
+        """The id of a codebook's first code."""
         return self.config.first_code_id + codebook * self.config.codebook_size
 
-    def _score(self, hidden: torch.Tensor, first: int) -> torch.Tensor:
+    def _score(self, hidden: torch.Tensor, codebook: int) -> torch.Tensor:
         """Logits of one codebook, `(row, code)`."""
-        head, hidden = self.model.lm_head, self.model.model.norm(hidden)
-        codebook = slice(first, first + self.config.codebook_size)
+        head, hidden, first = self.model.lm_head, self.model.model.norm(hidden), self._first_id(codebook)
+        codes = slice(first, first + self.config.codebook_size)
         if type(head) is nn.Linear:
-            return nn.functional.linear(hidden, head.weight[codebook])
-        return head(hidden)[:, codebook]
+            return nn.functional.linear(hidden, head.weight[codes])
+        return head(hidden)[:, codes]
 
-    def _pick(self, scores: torch.Tensor) -> torch.LongTensor:
-        """Codes `(row,)` from scores `(row, code)`."""
+    def _pick(self, scores: torch.Tensor, codebook) -> torch.LongTensor:
+        """Codes `(row,)` from scores `(row, code)` of one codebook, or of one for each row."""
         scores = scores.float()
+        if self.code_vectors is not None:
+            scores = negate_risk(scores, self.code_vectors[codebook])
         if not self.do_sample:
             return scores.argmax(-1)
         for warper in self.warpers:

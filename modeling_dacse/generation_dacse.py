@@ -8,7 +8,7 @@ schedule is drawn up once, from the prompt, and the step only looks it up.
 import torch
 from transformers.generation import GenerationMixin, LogitsProcessor, LogitsProcessorList
 
-from .decoding_dacse import GridDecoder, can_decode
+from .decoding_dacse import GridDecoder, can_decode, negate_risk
 
 
 def count_tokens(prompt_ids, config):
@@ -110,6 +110,30 @@ def check_forced_ids(forced_ids, prompt_ids, config):
         )
 
 
+def check_code_vectors(code_vectors, config, generation_config):
+    """Raises unless `code_vectors` gives each code of the layout a vector, and one code is to be picked at a time.
+
+    Args:
+        code_vectors (`torch.FloatTensor` of shape `(codebook, code, size)`): As the processor gives them.
+        config (`DacSeConfig`): The token layout.
+        generation_config (`GenerationConfig`): Of the call.
+
+    Raises:
+        ValueError: If the shape differs, or for sampling and beams.
+    """
+    shape = (config.num_codebooks, config.codebook_size)
+    if code_vectors.ndim != 3 or code_vectors.shape[:2] != shape:
+        raise ValueError(
+            f"code_vectors has shape {tuple(code_vectors.shape)}, but this model speaks {shape[0]} codebooks of "
+            f"{shape[1]} codes: give those of its own processor, (codebook, code, size)"
+        )
+    if generation_config.do_sample or generation_config.num_beams > 1:
+        raise ValueError(
+            "code_vectors choose one code by what all codes are expected to sound like, which is neither sampling nor "
+            "beam search: leave them out, or do_sample and num_beams"
+        )
+
+
 def draw_schedule(prompt_ids, config, forced_ids=None):
     """Draws up which ids each row may take at every coming token: a half-open range of them.
 
@@ -149,16 +173,30 @@ class FrameGridLogitsProcessor(LogitsProcessor):
     Args:
         lowest, stop (`torch.LongTensor` of shape `(row, new token)`): The schedule of [`draw_schedule`].
         prompt_length (`int`): Tokens of the prompt, padding included.
+        first_code_id (`int`): Of the token layout.
+        code_vectors (`torch.FloatTensor` of shape `(codebook, code, size)`, *optional*): By which the scores of a
+            codebook become those of [`negate_risk`].
     """
 
-    def __init__(self, lowest: torch.LongTensor, stop: torch.LongTensor, prompt_length: int):
+    def __init__(self, lowest, stop, prompt_length: int, first_code_id: int, code_vectors=None):
         self.lowest, self.stop, self.prompt_length = lowest, stop, prompt_length
+        self.first_code_id, self.code_vectors = first_code_id, code_vectors
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         token = input_ids.shape[1] - self.prompt_length
+        lowest, stop = self.lowest[:, token, None], self.stop[:, token, None]
+        if self.code_vectors is not None:
+            scores = self.weigh_risks(scores, lowest, is_free=stop - lowest > 1)
         ids = torch.arange(scores.shape[1], device=scores.device)
-        illegal = (ids < self.lowest[:, token, None]) | (ids >= self.stop[:, token, None])
-        return scores.masked_fill(illegal, -torch.inf)
+        return scores.masked_fill((ids < lowest) | (ids >= stop), -torch.inf)
+
+    def weigh_risks(self, scores: torch.Tensor, lowest: torch.Tensor, is_free: torch.Tensor) -> torch.Tensor:
+        """Scores (row, id) with those of the codebook that is due exchanged, in rows that may choose."""
+        codes = torch.arange(self.code_vectors.shape[1], device=lowest.device)
+        codebook = ((lowest - self.first_code_id) // len(codes)).clamp(min=0)
+        ids = self.first_code_id + codebook * len(codes) + codes
+        risks = negate_risk(scores.gather(1, ids).float(), self.code_vectors[codebook[:, 0]]).to(scores.dtype)
+        return torch.where(is_free, scores.scatter(1, ids, risks), scores)
 
 
 class DacSeGenerationMixin(GenerationMixin):
@@ -166,7 +204,10 @@ class DacSeGenerationMixin(GenerationMixin):
 
     Each row stops at its own length, unless `max_new_tokens` cuts it shorter. Beyond the arguments of
     [`~transformers.GenerationMixin.generate`], `forced_ids` (`torch.LongTensor` of shape `(batch, clean token)`) gives
-    clean ids that must come, counted from a row's first clean token, and -1 where the model chooses.
+    clean ids that must come, counted from a row's first clean token, and -1 where the model chooses. `code_vectors`
+    (`torch.FloatTensor` of shape `(codebook, code, size)`, the processor's) has greedy decoding take not the likeliest
+    code but the one nearest to the mean of what the model expects: the choice of least Bayes risk (Kumar and Byrne,
+    2004, aclanthology.org/N04-1022) for the squared error. A model that is not sure then says something in between.
     """
 
     def adjust_generation_fn(self, *args, **kwargs):
@@ -175,10 +216,14 @@ class DacSeGenerationMixin(GenerationMixin):
         for name in ("bos_token_id", "pad_token_id", "eos_token_id"):
             setattr(self.generation_config, name, getattr(self.config, name))
 
-    def _prepare_generation_config(self, generation_config, forced_ids=None, **kwargs):
+    def _prepare_generation_config(self, generation_config, forced_ids=None, code_vectors=None, **kwargs):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        # This call's own copy, which reaches every hook.
         if forced_ids is not None:
-            generation_config.forced_ids = forced_ids  # this call's own copy, which reaches every hook
+            generation_config.forced_ids = forced_ids
+        if code_vectors is not None:
+            check_code_vectors(code_vectors, self.config, generation_config)
+            generation_config.code_vectors = code_vectors.to(self.device, torch.float32)
         return generation_config, model_kwargs
 
     def _prepare_generated_length(
@@ -211,7 +256,13 @@ class DacSeGenerationMixin(GenerationMixin):
         rows_per_prompt = max(generation_config.num_beams, generation_config.num_return_sequences)
         lowest, stop = (bound.repeat_interleave(rows_per_prompt, dim=0) for bound in schedule)
         # Behind the user's processors; before top-k and its like, which so choose among legal ids only.
-        grid = FrameGridLogitsProcessor(lowest, stop, prompt_length=encoder_input_ids.shape[1])
+        grid = FrameGridLogitsProcessor(
+            lowest,
+            stop,
+            prompt_length=encoder_input_ids.shape[1],
+            first_code_id=self.config.first_code_id,
+            code_vectors=getattr(generation_config, "code_vectors", None),
+        )
         return super()._get_logits_processor(
             generation_config,
             encoder_input_ids=encoder_input_ids,
@@ -246,5 +297,6 @@ class DacSeGenerationMixin(GenerationMixin):
             count_tokens(input_ids, self.config),
             warpers,
             generation_config.do_sample,
+            grid.code_vectors,
             generation_config.max_length - input_ids.shape[1],
         ).run()

@@ -12,6 +12,7 @@ from transformers import BatchFeature, DacModel, ProcessorMixin
 
 from .audio_dacse import load_audio, resample, resample_blocks, stream_audio
 from .codec_dacse import (
+    code_vectors,
     codec_from_descript,
     decode_blocks,
     decode_in_pieces,
@@ -103,6 +104,11 @@ class DacSeProcessor(ProcessorMixin):
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sampling_rate / self.hop_length
+
+    @property
+    def code_vectors(self) -> torch.Tensor:
+        """What each code stands for, for `generate`: float32 (codebook, code, size), as far apart as in the codec."""
+        return code_vectors(self.audio_tokenizer)
 
     def __call__(
         self,

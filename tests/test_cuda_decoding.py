@@ -8,7 +8,7 @@ from peft import LoraConfig
 
 from modeling_dacse import decoding_dacse, layers_dacse
 from modeling_dacse.int8_dacse import quantize_layers
-from tests.tiny import tiny_model, tiny_prompts
+from tests.tiny import tiny_code_vectors, tiny_model, tiny_prompts
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,6 +83,14 @@ def test_forced_ids_and_begun_rows_are_those_of_the_cpu(captured):
     assert torch.equal(model.generate(**on_gpu(prompts), forced_ids=forced.cuda()).cpu(), expected)
     begun = expected[:1, : prompts["input_ids"].shape[1] + 7].cuda()
     assert torch.equal(model.generate(begun, forced_ids=forced[:1].cuda()).cpu()[0], expected[0])
+    assert captured["replay"] >= 30
+
+
+def test_codes_of_the_least_risk_are_those_of_the_cpu(captured):
+    model, prompts = model_and_prompts()
+    vectors = tiny_code_vectors(model.config)
+    expected = model.generate(**prompts, code_vectors=vectors)
+    assert torch.equal(model.cuda().generate(**on_gpu(prompts), code_vectors=vectors).cpu(), expected)
     assert captured["replay"] >= 30
 
 

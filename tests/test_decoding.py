@@ -10,7 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from modeling_dacse import decoding_dacse, generation_dacse, layers_dacse
 from modeling_dacse.decoding_dacse import GridDecoder
-from tests.tiny import tiny_model, tiny_prompts
+from tests.tiny import tiny_code_vectors, tiny_model, tiny_prompts
 
 ALWAYS, NEVER = -1.0, 2.0  # shares of agreement from which drafts begin
 
@@ -90,6 +90,8 @@ def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
             first = config.first_code_id + torch.arange(width) % config.num_codebooks * config.codebook_size
             forced = first + torch.randint(config.codebook_size, (len(frames), width))
             arguments["forced_ids"] = forced.masked_fill(torch.rand(forced.shape) < data.draw(st.floats(0, 1)), -1)
+        if data.draw(st.booleans()):
+            arguments["code_vectors"] = tiny_code_vectors(config, seed)
         arguments["max_new_tokens"] = data.draw(st.sampled_from([None, 1, 7, 40]))
         patch.setattr(decoding_dacse, "DRAFT_SHARE", ALWAYS if always else NEVER)
         patch.setattr(decoding_dacse, "SHRINK_SHARE", 0.0)

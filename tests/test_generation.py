@@ -8,7 +8,7 @@ from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
 
 from modeling_dacse.generation_dacse import draw_schedule
-from tests.tiny import tiny_config, tiny_model, tiny_prompts
+from tests.tiny import tiny_code_vectors, tiny_config, tiny_model, tiny_prompts
 
 FRAMES = [3, 1, 2]
 
@@ -29,8 +29,11 @@ def greedy(model, prompts):
 
 
 @torch.no_grad()
-def naive_loop(model, prompt, config=None, forced=None):
-    """Greedy ids of one unpadded prompt: a full forward per token, the highest logit of the codebook that is due."""
+def naive_loop(model, prompt, config=None, forced=None, vectors=None):
+    """Greedy ids of one unpadded prompt: a full forward per token, the highest logit of the codebook that is due.
+
+    With `vectors` the code whose squared distance to all others, each as often as it is expected, is the least.
+    """
     config = config or model.config
     ids = prompt.tolist()
     num_noisy = ids.index(config.start_clean_token_id) - 1
@@ -39,8 +42,11 @@ def naive_loop(model, prompt, config=None, forced=None):
             ids.append(int(forced[token]))
             continue
         first = config.first_code_id + token % config.num_codebooks * config.codebook_size
-        logits = model(torch.tensor([ids])).logits[0, -1]
-        ids.append(first + int(logits[first : first + config.codebook_size].argmax()))
+        scores = model(torch.tensor([ids])).logits[0, -1, first : first + config.codebook_size]
+        if vectors is not None:
+            of_codebook = vectors[token % config.num_codebooks]
+            scores = -torch.cdist(of_codebook, of_codebook).square() @ scores.softmax(-1)
+        ids.append(first + int(scores.argmax()))
     return [*ids, config.eos_token_id]
 
 
@@ -270,6 +276,46 @@ def test_forced_ids_reach_an_assistant_and_a_begun_row(model, prompts):
     expected = model.generate(prompt, forced_ids=forced)
     assert torch.equal(model.generate(prompt, forced_ids=forced, assistant_model=tiny_model(seed=1)), expected)
     assert torch.equal(model.generate(expected[:, : prompt.shape[1] + 4], forced_ids=forced), expected)
+
+
+def test_with_code_vectors_the_code_of_the_least_risk_comes(model, prompts, greedy):
+    vectors = tiny_code_vectors(model.config)
+    ids = model.generate(**prompts, code_vectors=vectors)
+    assert_finished(ids, prompts, model.config)
+    assert not torch.equal(ids, greedy)
+    for row in range(len(FRAMES)):
+        assert strip(ids[row], model.config) == naive_loop(model, unpadded(prompts, row), vectors=vectors)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"return_dict_in_generate": True},
+        {"assistant_model": tiny_model(seed=1)},
+    ],
+    ids=str,
+)
+def test_code_vectors_and_forced_ids_give_the_same_in_every_mode(model, prompts, mode):
+    prompt, forced = unpadded(prompts, 0)[None], forced_ids(model)[:1]
+    given = {"input_ids": prompt, "forced_ids": forced, "code_vectors": tiny_code_vectors(model.config)}
+    out = model.generate(**given, **mode)
+    assert torch.equal(out if torch.is_tensor(out) else out.sequences, model.generate(**given))
+
+
+@pytest.mark.parametrize(
+    "vectors, mode, message",
+    [
+        (torch.zeros(2, 16, 4), {}, r"code_vectors has shape \(2, 16, 4\), but this model speaks 3 codebooks of 16"),
+        (torch.zeros(3, 16), {}, r"code_vectors has shape \(3, 16\)"),
+        (torch.zeros(3, 16, 4), {"do_sample": True}, "neither sampling nor beam search: leave them out"),
+        (torch.zeros(3, 16, 4), {"num_beams": 2}, "neither sampling nor beam search: leave them out"),
+    ],
+)
+def test_code_vectors_that_do_not_fit_are_refused(model, prompts, vectors, mode, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**prompts, code_vectors=vectors, **mode)
 
 
 @given(

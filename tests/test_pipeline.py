@@ -44,6 +44,31 @@ def test_output_has_exactly_the_input_s_length_and_channels(enhance, samples, ra
     assert out["audio"].dtype == np.float32 and np.isfinite(out["audio"]).all()
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_model_says_whether_codes_of_the_least_risk_are_taken(chosen):
+    enhance, waveform = tiny_pipeline(), noise(60)
+    enhance.model.config.minimum_risk = chosen
+    ids = enhance.processor(waveform, sampling_rate=RATE)["input_ids"]
+    likeliest, safest = (
+        enhance.processor.decode(enhance.model.generate(ids, code_vectors=vectors))[0][:60]
+        for vectors in (None, enhance.processor.code_vectors)
+    )
+    assert not np.array_equal(likeliest, safest)
+
+    def run(**parameters):
+        return enhance(waveform, sampling_rate=RATE, **parameters)["audio"]
+
+    np.testing.assert_array_equal(run(), safest if chosen else likeliest)
+    np.testing.assert_array_equal(run(minimum_risk=True), safest)
+    np.testing.assert_array_equal(run(minimum_risk=False), likeliest)
+    sampled = run(do_sample=True, seed=1)
+    enhance.model.config.minimum_risk = not chosen
+    np.testing.assert_array_equal(run(do_sample=True, seed=1), sampled)
+    assert run(num_beams=2).shape == (60,)
+    with pytest.raises(ValueError, match="neither sampling nor beam search"):
+        run(minimum_risk=True, do_sample=True)
+
+
 def test_the_result_is_that_of_a_naive_loop_over_windows(enhance):
     waveform, processor = noise(200, channels=2), enhance.processor
     codes = processor.encode(waveform)

@@ -45,6 +45,12 @@ def tiny_prompts(frames: list[int], config: DacSeConfig, seed: int = 0) -> dict[
     return {"input_ids": input_ids, "attention_mask": (input_ids != config.pad_token_id).long()}
 
 
+def tiny_code_vectors(config: DacSeConfig, seed: int = 0) -> torch.Tensor:
+    """Random vectors of the codes, (codebook, code, 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(config.num_codebooks, config.codebook_size, 4, generator=generator)
+
+
 def tiny_codec(seed: int = 0, **overrides) -> DacModel:
     """A randomly initialised codec on the grid of `tiny_config`, 8 kHz, 8 samples a frame; any field overridden."""
     fields = {

@@ -124,6 +124,23 @@ class InPlaceSnake(Snake1d):
         return torch.addcmul(hidden_states, squares, (self.alpha + 1e-9).reciprocal())
 
 
+def code_vectors(codec: DacModel) -> torch.Tensor:
+    """What each code adds to a latent, in axes that keep distances: float32 (codebook, code, codebook_dim).
+
+    >>> codec = DacModel(DacConfig(n_codebooks=2, codebook_size=4, codebook_dim=3))
+    >>> latents = codec.quantizer.from_codes(torch.tensor([[[0, 1], [2, 2]]]))[0].detach()  # differ in codebook 0
+    >>> vectors = code_vectors(codec)
+    >>> torch.allclose((latents[..., 0] - latents[..., 1]).norm(), (vectors[0, 0] - vectors[0, 1]).norm())
+    True
+    """
+    vectors = []
+    with torch.no_grad():
+        for quantizer in codec.quantizer.quantizers:
+            axes = torch.linalg.qr(quantizer.out_proj.weight[..., 0].double()).R
+            vectors.append(quantizer.codebook.weight.double() @ axes.T)
+    return torch.stack(vectors).float()
+
+
 def _prepare(codec: DacModel) -> None:
     """Makes a codec of the library quick and whole. Its weights stay as they are; twice is as good as once."""
     for module in codec.modules():

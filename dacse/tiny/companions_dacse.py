@@ -56,12 +56,16 @@ def check_dtype(dtype: str | torch.dtype | None) -> None:
         raise ValueError(f"dtype {dtype!r} is unknown; give 'auto', 'float32', 'bfloat16' or 'float16'")
 
 
-def warn_of_slow_dtype(model: PreTrainedModel) -> None:
-    """Warns of a dtype that this CPU has no arithmetic for: it is imitated, many times slower than float32."""
+def is_imitated(dtype: torch.dtype) -> bool:
+    """Whether this CPU has no arithmetic in a dtype, so that torch imitates it, many times slower than float32."""
     supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    if model.device.type != "cpu" or model.dtype not in supported or not torch.backends.mkldnn.is_available():
-        return
-    if not getattr(torch.ops.mkldnn, supported[model.dtype])():
+    can_tell = dtype in supported and torch.backends.mkldnn.is_available()
+    return can_tell and not getattr(torch.ops.mkldnn, supported[dtype])()
+
+
+def warn_of_slow_dtype(model: PreTrainedModel) -> None:
+    """Warns of a dtype that the model's CPU imitates."""
+    if model.device.type == "cpu" and is_imitated(model.dtype):
         dtype = str(model.dtype).removeprefix("torch.")
         logger.warning("this CPU has no arithmetic in %s and imitates it: dtype='float32' is many times faster", dtype)
 

@@ -113,6 +113,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
                 - adapter (str or None): the name of a loaded PEFT adapter or of a folder under the model's
                   `adapters/`, a directory, or a Hub id. Adapters stay loaded and are switched from call to call; None,
                   the default, is the base model;
+                - minimum_risk (bool): take the code nearest to what the model expects instead of the likeliest; as the
+                  model's configuration says, by default. Greedy decoding alone can;
                 - seed (int): makes sampling reproducible, for the same recordings and batch size, and leaves torch's
                   global state as it was. Greedy decoding, the default, needs none;
                 - progress (callable): called with (frames done, frames) of the recording in hand as windows finish;
@@ -216,7 +218,14 @@ class AudioEnhancementPipeline(ChunkPipeline):
         return length, overlap_frames(overlap_seconds, frame_rate, length)
 
     def _forward(
-        self, model_inputs, adapter=None, seed=None, return_confidence=False, progress=None, **generate_kwargs
+        self,
+        model_inputs,
+        adapter=None,
+        seed=None,
+        return_confidence=False,
+        progress=None,
+        minimum_risk=None,
+        **generate_kwargs,
     ) -> dict[str, Any]:
         """Has the windows of a batch enhanced. The library hands over a single one without the lists of a batch."""
         is_batch = isinstance(model_inputs["window"], list)
@@ -230,6 +239,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
                     input_ids=model_inputs["input_ids"][generated],
                     attention_mask=model_inputs["attention_mask"][generated],
                     **self._forced_ids([windows[index] for index in generated]),
+                    **self._code_vectors(minimum_risk, generate_kwargs),
                     **self._prepare_generate_kwargs(self._wanted_tokens(windows) | generate_kwargs),
                 )
             probabilities = self.model.token_probabilities(ids) if return_confidence else [None] * len(ids)
@@ -260,6 +270,16 @@ class AudioEnhancementPipeline(ChunkPipeline):
             noisy = self.processor.build_prompt(window.codes[None])[0, 1:-1]
             rows.append(noisy.masked_fill(torch.from_numpy(window.free).repeat_interleave(len(window.codes)), -1))
         return {"forced_ids": torch.nn.utils.rnn.pad_sequence(rows, True, padding_value=-1).to(self.device)}
+
+    def _code_vectors(self, minimum_risk: bool | None, generate_kwargs: dict) -> dict[str, torch.Tensor]:
+        """Those of the codec, as an argument, where they are asked for, or the model's choice can be followed."""
+        if minimum_risk is None:
+            defaults = generate_kwargs.get("generation_config", self.model.generation_config)
+            do_sample, num_beams = (
+                generate_kwargs.get(name, getattr(defaults, name)) for name in ("do_sample", "num_beams")
+            )
+            minimum_risk = self.model.config.minimum_risk and not do_sample and num_beams in (None, 1)
+        return {"code_vectors": self.processor.code_vectors} if minimum_risk else {}
 
     def postprocess(
         self, model_outputs, strength=1.0, output_sampling_rate=None, return_confidence=False
