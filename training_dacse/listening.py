@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard import SummaryWriter
 from transformers import DacModel, TrainerCallback
 
-from processing_dacse.codec_dacse import decode_in_pieces
+from processing_dacse.codec_dacse import code_vectors, decode_in_pieces
 from processing_dacse.codes_dacse import codes_to_ids, ids_to_codes
 
 
@@ -27,7 +27,8 @@ class AudioCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         # in every process: a model in shards needs them all
-        enhanced = {name: enhance_codes(model, clip["noisy"]) for name, clip in self.clips.items()}
+        vectors = code_vectors(self.codec) if model.config.minimum_risk else None
+        enhanced = {name: enhance_codes(model, clip["noisy"], vectors) for name, clip in self.clips.items()}
         if not state.is_world_process_zero:
             return
         first = self.writer is None
@@ -52,8 +53,8 @@ class AudioCallback(TrainerCallback):
 
 
 @torch.no_grad()
-def enhance_codes(model, noisy: Tensor) -> Tensor:
-    """Greedy clean codes (codebook, frame) for noisy ones of one clip."""
+def enhance_codes(model, noisy: Tensor, vectors: Tensor | None = None) -> Tensor:
+    """Greedy clean codes (codebook, frame) for noisy ones of one clip; with code vectors those of the least risk."""
     config, training = model.config, model.training
     model.eval()
     if isinstance(model, FSDPModule):
@@ -61,7 +62,8 @@ def enhance_codes(model, noisy: Tensor) -> Tensor:
     ids = codes_to_ids(noisy[None], config.codebook_size, config.first_code_id)
     bos, start = (torch.full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
     prompt = torch.cat([bos, ids, start], 1).to(model.device)
-    generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False)
+    mask = torch.ones_like(prompt)
+    generated = model.generate(prompt, attention_mask=mask, do_sample=False, code_vectors=vectors)
     model.train(training)
     clean = generated[:, prompt.shape[1] :][:, : ids.shape[1]].cpu()
     return ids_to_codes(clean, config.num_codebooks, config.codebook_size, config.first_code_id)[0]
