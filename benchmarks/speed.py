@@ -1,6 +1,6 @@
 """Speed against the naive baseline of naive.py: every row's calls in turn, medians and spread, one JSON, one table.
 
-    python benchmarks/speed.py                              all rows of a CPU into docs/speed.md; about 6 minutes
+    python benchmarks/speed.py                              all rows of a CPU into docs/speed.md; 8 to 17 minutes
     python benchmarks/speed.py --quick                      every row in a minute or two, printed only
     python benchmarks/speed.py --device cuda                the rows that need a GPU
     python benchmarks/speed.py --rows file codec --rounds 5 some rows
