@@ -12,8 +12,10 @@ from torch.distributed import HashStore
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from transformers import TrainerState
 
 from modeling_dacse import DacSeForEnhancement
+from processing_dacse.codec_dacse import code_vectors
 from tests.tiny import tiny_codec, tiny_model
 from training_dacse import callbacks
 from training_dacse.arguments import DacSeTrainingArguments
@@ -210,6 +212,15 @@ def test_clips_are_enhanced_and_logged_at_every_evaluation(tmp_path):
     assert [event.step for event in events.Audio("clip/enhanced")] == [1, 2]
     assert "clip/enhanced/spectrogram" in events.Tags()["images"]
     assert enhance_codes(run.model, rows[0]["noisy"]).shape == rows[0]["noisy"].shape
+
+
+def test_clips_are_enhanced_as_the_model_s_configuration_says(tmp_path, monkeypatch):
+    model, codec, row, shown = tiny_model(minimum_risk=True), tiny_codec(), Rows(1)[0], {}
+    callback = AudioCallback({"clip": row}, codec, tmp_path)
+    monkeypatch.setattr(callback, "show", lambda name, codes, step: shown.update({name: codes}))
+    callback.on_evaluate(None, TrainerState(global_step=1), None, model)
+    assert torch.equal(shown["clip/enhanced"], enhance_codes(model, row["noisy"], code_vectors(codec)))
+    assert not torch.equal(shown["clip/enhanced"], enhance_codes(model, row["noisy"]))
 
 
 def test_a_model_in_shards_is_saved_with_its_own_code_and_enhances(tmp_path):
