@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -162,20 +163,15 @@ def window(scale: Scale, device: str, name: str) -> Row:
     """One 4 s window of the released grid, alone and whole."""
     model = random_model(SIZES[name], torch.float32, device)
     prompt, llama = random_prompt(model.config, frames=scale.window_frames).to(device), plain_llama(model)
-    bfloat16 = copy.deepcopy(model).bfloat16()
-    small, tokens = in_int8(model if is_imitated(torch.bfloat16) else bfloat16), prompt.shape[1] - 2
-    calls = {
-        "baseline": lambda: naive_generate(llama, model.config, prompt),
-        "dacse": lambda: model.generate(prompt, max_new_tokens=tokens),
-        "dacse bfloat16": lambda: bfloat16.generate(prompt, max_new_tokens=tokens),
-        "dacse int8": lambda: small.generate(prompt, max_new_tokens=tokens),
-    }
-    if is_imitated(torch.bfloat16):
-        del calls["dacse bfloat16"]
+    models, tokens = {"dacse": model}, prompt.shape[1] - 2
+    if not is_imitated(torch.bfloat16):
+        models["dacse bfloat16"] = copy.deepcopy(model).bfloat16()
+    models["dacse int8"] = in_int8(models.get("dacse bfloat16", model))
+    generate = {name: partial(one.generate, prompt, max_new_tokens=tokens) for name, one in models.items()}
     return Row(
         f"4 s window alone, {name} parameters, {tokens} tokens",
         "4 x",
-        calls,
+        {"baseline": lambda: naive_generate(llama, model.config, prompt)} | generate,
         count=tokens,
         bytes_read=bytes_of_tokens(model, prompt, tokens),
     )

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.pipelines.pt_utils import KeyDataset
 
+from pipeline_dacse import AudioEnhancementPipeline
 from pipeline_dacse.windows_dacse import split_windows
 from tests.tiny import tiny_pipeline
 
@@ -64,6 +65,8 @@ def test_a_model_says_whether_codes_of_the_least_risk_are_taken(chosen):
     sampled = run(do_sample=True, seed=1)
     enhance.model.config.minimum_risk = not chosen
     np.testing.assert_array_equal(run(do_sample=True, seed=1), sampled)
+    sampling = AudioEnhancementPipeline(model=enhance.model, processor=enhance.processor, do_sample=True)
+    np.testing.assert_array_equal(sampling(waveform, sampling_rate=RATE, seed=1)["audio"], sampled)
     assert run(num_beams=2).shape == (60,)
     with pytest.raises(ValueError, match="neither sampling nor beam search"):
         run(minimum_risk=True, do_sample=True)

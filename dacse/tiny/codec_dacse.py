@@ -136,8 +136,9 @@ def code_vectors(codec: DacModel) -> torch.Tensor:
     vectors = []
     with torch.no_grad():
         for quantizer in codec.quantizer.quantizers:
-            axes = torch.linalg.qr(quantizer.out_proj.weight[..., 0].double()).R
-            vectors.append(quantizer.codebook.weight.double() @ axes.T)
+            # On the CPU: not every device has float64.
+            axes = torch.linalg.qr(quantizer.out_proj.weight[..., 0].cpu().double()).R
+            vectors.append(quantizer.codebook.weight.cpu().double() @ axes.T)
     return torch.stack(vectors).float()
 
 

@@ -234,13 +234,14 @@ class AudioEnhancementPipeline(ChunkPipeline):
         generated = [index for index, window in enumerate(windows) if window.is_generated]
         if generated:
             use_adapter(self.model, adapter)
+            prepared = self._prepare_generate_kwargs(self._wanted_tokens(windows) | generate_kwargs)
             with _seeded(seed, self.device):
                 ids = self.model.generate(
                     input_ids=model_inputs["input_ids"][generated],
                     attention_mask=model_inputs["attention_mask"][generated],
                     **self._forced_ids([windows[index] for index in generated]),
-                    **self._code_vectors(minimum_risk, generate_kwargs),
-                    **self._prepare_generate_kwargs(self._wanted_tokens(windows) | generate_kwargs),
+                    **self._code_vectors(minimum_risk, prepared),
+                    **prepared,
                 )
             probabilities = self.model.token_probabilities(ids) if return_confidence else [None] * len(ids)
             for index, row_ids, row_probabilities in zip(generated, ids, probabilities, strict=True):
@@ -271,13 +272,11 @@ class AudioEnhancementPipeline(ChunkPipeline):
             rows.append(noisy.masked_fill(torch.from_numpy(window.free).repeat_interleave(len(window.codes)), -1))
         return {"forced_ids": torch.nn.utils.rnn.pad_sequence(rows, True, padding_value=-1).to(self.device)}
 
-    def _code_vectors(self, minimum_risk: bool | None, generate_kwargs: dict) -> dict[str, torch.Tensor]:
+    def _code_vectors(self, minimum_risk: bool | None, prepared: dict) -> dict[str, torch.Tensor]:
         """Those of the codec, as an argument, where they are asked for, or the model's choice can be followed."""
         if minimum_risk is None:
-            defaults = generate_kwargs.get("generation_config", self.model.generation_config)
-            do_sample, num_beams = (
-                generate_kwargs.get(name, getattr(defaults, name)) for name in ("do_sample", "num_beams")
-            )
+            defaults = prepared.get("generation_config", self.model.generation_config)
+            do_sample, num_beams = (prepared.get(name, getattr(defaults, name)) for name in ("do_sample", "num_beams"))
             minimum_risk = self.model.config.minimum_risk and not do_sample and num_beams in (None, 1)
         return {"code_vectors": self.processor.code_vectors} if minimum_risk else {}
 
