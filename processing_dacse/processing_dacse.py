@@ -165,7 +165,7 @@ class DacSeProcessor(ProcessorMixin):
 
     def encode_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         """Encodes a waveform that comes in blocks (channel, sample), yielding codes: `encode` for endless audio."""
-        return encode_blocks(self.audio_tokenizer, map(torch.from_numpy, blocks))
+        return (codes.cpu() for codes in encode_blocks(self.audio_tokenizer, map(torch.from_numpy, blocks)))
 
     def decode_codes(self, codes: torch.Tensor) -> np.ndarray:
         """Decodes codes (channel, codebook, frame) to a float32 waveform (channel, frame * hop_length)."""

@@ -1,5 +1,6 @@
 import math
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers import DacFeatureExtractor, EncodecConfig
 from transformers.models.dac.modeling_dac import Snake1d
 
+from processing_dacse import codec_dacse
 from processing_dacse.codec_dacse import (
+    ChannelsLastConv1d,
     InPlaceSnake,
     codec_from_descript,
     decode_blocks,
     decode_in_pieces,
-    decode_margin,
+    decoder_stages,
     encode_blocks,
     encode_in_pieces,
-    encode_margin,
+    encoder_stages,
     load_codec,
 )
 from tests.tiny import tiny_codec
@@ -37,8 +40,11 @@ def random_codes(codec, batch: int, frames: int) -> torch.Tensor:
     return torch.randint(codec.config.codebook_size, shape, generator=torch.Generator().manual_seed(0))
 
 
-def piece_seconds(codec, frames: int) -> float:
-    return frames * codec.config.hop_length / codec.config.sampling_rate
+@contextmanager
+def pieces_of(values: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec_dacse, "PIECE_VALUES", values)
+        yield
 
 
 def encode_whole(codec, waveform: torch.Tensor) -> torch.Tensor:
@@ -52,21 +58,23 @@ def decode_whole(codec, codes: torch.Tensor) -> torch.Tensor:
         return codec.decode(audio_codes=codes).audio_values
 
 
-@given(st.sampled_from(sorted(CODECS)), st.integers(1, 700), st.integers(1, 60))
+@given(st.sampled_from(sorted(CODECS)), st.integers(1, 700), st.integers(1, 500))
 @settings(deadline=None, max_examples=40)
 def test_pieces_give_the_codes_of_the_whole_for_every_length(ratios, samples, piece):
     codec, waveform = CODECS[ratios], noise(2, samples)
-    codes = encode_in_pieces(codec, waveform, piece_seconds(codec, piece))
+    with pieces_of(piece):
+        codes = encode_in_pieces(codec, waveform)
     assert codes.shape == (2, codec.config.n_codebooks, math.ceil(samples / codec.config.hop_length))
     assert torch.equal(codes, encode_whole(codec, waveform))
 
 
-@given(st.sampled_from(sorted(CODECS)), st.integers(1, 120), st.integers(1, 60))
+@given(st.sampled_from(sorted(CODECS)), st.integers(1, 120), st.integers(1, 500))
 @settings(deadline=None, max_examples=40)
 def test_pieces_give_the_samples_of_the_whole_for_every_length(ratios, frames, piece):
     codec = CODECS[ratios]
     codes = random_codes(codec, 2, frames)
-    waveform = decode_in_pieces(codec, codes, piece_seconds(codec, piece))
+    with pieces_of(piece):
+        waveform = decode_in_pieces(codec, codes)
     assert waveform.shape == (2, frames * codec.config.hop_length)  # at odd ratios too
     # float64 rounds at 1e-16; a sample that misses a neighbour is off by more than 1e-6
     torch.testing.assert_close(waveform, decode_whole(codec, codes), rtol=0, atol=1e-12)
@@ -75,24 +83,29 @@ def test_pieces_give_the_samples_of_the_whole_for_every_length(ratios, frames, p
 def test_in_float32_all_but_near_ties_are_equal():
     codec = tiny_codec(downsampling_ratios=[4, 8])
     waveform = noise(1, 40_000).float()
-    codes = encode_in_pieces(codec, waveform, piece_seconds(codec, 50))
+    with pieces_of(8000):
+        codes = encode_in_pieces(codec, waveform)
+        decoded = decode_in_pieces(codec, codes)
     assert len(codes.unique()) == codec.config.codebook_size
     assert (codes != encode_whole(codec, waveform)).float().mean() < 1e-3
-    torch.testing.assert_close(decode_in_pieces(codec, codes, 0.2), decode_whole(codec, codes))
+    torch.testing.assert_close(decoded, decode_whole(codec, codes))
 
 
 @pytest.mark.parametrize("ratios", RATIOS, ids=str)
-def test_margins_are_what_a_frame_sees_and_no_wider(ratios):
-    codec, hop, frames = CODECS[tuple(ratios)], math.prod(ratios), 101
-    waveform = noise(1, 1, frames * hop).requires_grad_()
-    latents = codec.encoder(waveform)
-    latents[..., frames // 2].sum().backward()
-    seen = waveform.grad[0, 0].nonzero() // hop
-    assert max(frames // 2 - seen.min(), seen.max() - frames // 2) == encode_margin(ratios)
-    latents = latents.detach().requires_grad_()
-    codec.decoder(latents)[..., frames // 2 * hop : (frames // 2 + 1) * hop].sum().backward()
-    seen = latents.grad[0].sum(0).nonzero()
-    assert max(frames // 2 - seen.min(), seen.max() - frames // 2) == decode_margin(ratios)
+def test_margins_are_what_a_stage_sees_and_no_wider(ratios):
+    codec, middle = CODECS[tuple(ratios)], 50
+    stages = encoder_stages(codec) + decoder_stages(codec)
+    assert [(stage.taken, stage.given) for stage in stages] == [(r, 1) for r in ratios] + [
+        (1, r) for r in ratios[::-1]
+    ]
+    for stage in stages:
+        layers = [layer for layer in stage.layers if isinstance(layer, torch.nn.Module)]
+        channels = next(torch.nn.Sequential(*layers).parameters())
+        columns = noise(1, channels.shape[1], (2 * middle + 1) * stage.taken).requires_grad_()
+        own = slice(middle * stage.given, (middle + 1) * stage.given)
+        torch.nn.Sequential(*layers)(columns)[..., own].sum().backward()
+        seen = columns.grad[0].sum(0).nonzero() // stage.taken
+        assert max(middle - seen.min(), seen.max() - middle) == stage.margin
 
 
 @given(st.lists(st.integers(0, 300), max_size=6))
@@ -100,12 +113,13 @@ def test_margins_are_what_a_frame_sees_and_no_wider(ratios):
 def test_blocks_of_any_lengths_are_bit_equal_to_one_block(lengths):
     codec = tiny_codec()
     waveform = noise(1, sum(lengths)).float()
-    codes = encode_in_pieces(codec, waveform, 0.02)
-    streamed = list(encode_blocks(codec, waveform.split(lengths, dim=1), 0.02))
-    assert torch.equal(torch.cat([codes[..., :0], *streamed], dim=2), codes)
-    decoded = decode_in_pieces(codec, codes, 0.02)
-    streamed = list(decode_blocks(codec, streamed, 0.02))
-    assert torch.equal(torch.cat([decoded[..., :0], *streamed], dim=1), decoded)
+    with pieces_of(500):
+        codes = encode_in_pieces(codec, waveform)
+        streamed = list(encode_blocks(codec, waveform.split(lengths, dim=1)))
+        assert torch.equal(torch.cat([codes[..., :0], *streamed], dim=2), codes)
+        decoded = decode_in_pieces(codec, codes)
+        streamed = list(decode_blocks(codec, streamed))
+        assert torch.equal(torch.cat([decoded[..., :0], *streamed], dim=1), decoded)
 
 
 def test_a_batch_is_bit_equal_to_its_rows():
@@ -116,18 +130,18 @@ def test_a_batch_is_bit_equal_to_its_rows():
     assert torch.equal(decode_in_pieces(codec, codes), rows)
 
 
-def test_the_codec_never_sees_more_than_a_piece_and_its_margins(monkeypatch):
+@pytest.mark.parametrize("name", ["PIECE_VALUES", "PIECE_SECONDS"])
+def test_no_stage_sees_more_than_a_piece_and_its_margins(name, monkeypatch):
     codec, widths = tiny_codec(), []
-    encode, decode = codec.encode, codec.decode
-    monkeypatch.setattr(codec, "encode", lambda x: (widths.append(x.shape[-1] // 8), encode(x))[1])
-    monkeypatch.setattr(
-        codec, "decode", lambda audio_codes: (widths.append(audio_codes.shape[-1]), decode(audio_codes=audio_codes))[1]
-    )
-    decode_in_pieces(
-        codec, encode_in_pieces(codec, noise(1, 8000), piece_seconds(codec, 40)), piece_seconds(codec, 40)
-    )
-    assert len(widths) >= 2 * 1000 // 40
-    assert max(widths) <= 40 + 2 * max(encode_margin([2, 4]), decode_margin([2, 4]))
+    monkeypatch.setattr(codec_dacse, name, {"PIECE_VALUES": 400, "PIECE_SECONDS": 0.02}[name])
+    stages = encoder_stages(codec) + decoder_stages(codec)
+    blocks = [*codec.encoder.block, *codec.decoder.block]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    decode_in_pieces(codec, encode_in_pieces(codec, noise(1, 8000)))
+    widest = [(stage.piece + 2 * stage.margin) * stage.taken for stage in stages]
+    assert max(widths) <= max(widest) < 300
+    assert len(widths) > 8000 / 300 * len(blocks) / 4  # rates fall from stage to stage
 
 
 def test_frames_are_counted_as_the_feature_extractor_does():
@@ -201,7 +215,7 @@ def test_a_folder_that_holds_no_whole_codec_is_refused(tmp_path):
         load_codec(tmp_path / "dac")
 
 
-def test_the_quick_activation_is_the_librarys_and_can_be_learned_through():
+def test_the_quick_layers_give_what_the_librarys_do_and_can_be_learned_through():
     codec = tiny_codec().double()
     waveform = noise(1, 1, 400)
     with torch.no_grad():
@@ -209,7 +223,9 @@ def test_the_quick_activation_is_the_librarys_and_can_be_learned_through():
     encode_in_pieces(codec, waveform[0])
     snakes = [module for module in codec.modules() if isinstance(module, Snake1d)]
     assert len(snakes) == 30 and all(type(module) is InPlaceSnake for module in snakes)
+    convolutions = [module for module in codec.modules() if isinstance(module, torch.nn.Conv1d)]
+    assert len(convolutions) > 30 and all(type(module) is ChannelsLastConv1d for module in convolutions)
     with torch.no_grad():
         torch.testing.assert_close(codec.encoder(waveform), expected)
     codec.encoder(waveform).sum().backward()
-    assert codec.encoder.snake1.alpha.grad is not None
+    assert codec.encoder.snake1.alpha.grad is not None and codec.encoder.conv1.weight.grad is not None

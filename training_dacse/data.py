@@ -65,8 +65,7 @@ def encode_pairs(codec: DacModel, pairs: list[dict]) -> list[tuple[Tensor, Tenso
     for _, group in groupby(pairs, key=lambda pair: pair["clean"].shape[-1]):
         group = list(group)
         waveforms = torch.stack([torch.from_numpy(pair[side][0]) for side in ("noisy", "clean") for pair in group])
-        seconds = waveforms.shape[-1] / codec.config.sampling_rate  # a clip is one piece: no margins to encode twice
-        encoded = encode_in_pieces(codec, waveforms.to(codec.device), seconds).cpu()
+        encoded = encode_in_pieces(codec, waveforms.to(codec.device)).cpu()
         codes += list(zip(encoded[: len(group)], encoded[len(group) :], strict=True))
     return codes
 
