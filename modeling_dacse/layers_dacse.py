@@ -9,6 +9,7 @@ token's attention is two plain products, which read their memory faster than the
 import mmap
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,12 +17,15 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 # On a CPU larger matrices are read from memory anyway, and a second copy of them costs more than the call it saves.
 JOINT_WEIGHTS = 2**21
+FEW_TOKENS = 24
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
 
 
-def join_projections(projections: Sequence[nn.Module], limit: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def join_projections(
+    projections: Sequence[nn.Module], limit: int, is_alone: bool = True
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """One function for several projections of the same input, their outputs side by side.
 
     >>> first, second = nn.Linear(2, 3), nn.Linear(2, 1)
@@ -29,19 +33,70 @@ def join_projections(projections: Sequence[nn.Module], limit: int) -> Callable[[
     >>> torch.allclose(join_projections([first, second], limit=8)(x), torch.cat([first(x), second(x)], -1))
     True
 
-    Plain ones of at most `limit` weights become one product on a copy of their weights. On a CPU it is kept as
-    (input, output), which is read for a single token twice as fast as (output, input), where outputs are many. Others,
-    such as those that an adapter has changed, are called one by one.
+    Plain ones of at most `limit` weights become one product on a copy of their weights. On a CPU, if a single token is
+    to be read at a time (`is_alone`), it is kept as (input, output), which is read twice as fast as (output, input),
+    where outputs are many. Others, such as those that an adapter has changed, are called one by one.
     """
     is_plain = all(type(projection) is nn.Linear for projection in projections)
     if not is_plain or sum(projection.weight.numel() for projection in projections) > limit:
         return lambda hidden: torch.cat([projection(hidden) for projection in projections], dim=-1)
     weight = torch.cat([projection.weight for projection in projections])
     bias = None if projections[0].bias is None else torch.cat([projection.bias for projection in projections])
-    if weight.device.type != "cpu":
-        return lambda hidden: nn.functional.linear(hidden, weight, bias)
+    if weight.device.type != "cpu" or not is_alone:
+        return lambda hidden: multiply(hidden, weight, bias)
     weight = weight.t().contiguous()
     return (lambda hidden: hidden @ weight) if bias is None else (lambda hidden: hidden @ weight + bias)
+
+
+def multiply(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.nn.functional.linear` of `(token, size)`; of a few tokens in float32 on a CPU up to three times as fast.
+
+    There it is `(weight @ hidden.T).T`, for which the weights are read where they lie and not copied first.
+    """
+    if not _is_few(hidden):
+        return nn.functional.linear(hidden, weight, bias)
+    product = nn.functional.linear(weight, hidden.contiguous()).t()
+    return product if bias is None else product + bias
+
+
+def _is_few(hidden: torch.Tensor) -> bool:
+    return hidden.device.type == "cpu" and hidden.dtype == torch.float32 and 1 < len(hidden) <= FEW_TOKENS
+
+
+def sum_up(linear: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A function of `hidden` and `inputs`, both `(token, size)`: `hidden + linear(inputs)`, written over `hidden`.
+
+    >>> linear = nn.Linear(2, 2, bias=False)
+    >>> x, y = torch.ones(2, 1, 2)
+    >>> torch.allclose(sum_up(linear)(x.clone(), y), x + linear(y))
+    True
+    """
+    if type(linear) is not nn.Linear or linear.bias is not None:
+        return lambda hidden, inputs: hidden.add_(linear(inputs))
+    weight = linear.weight
+
+    def add(hidden: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        return hidden.add_(multiply(inputs, weight)) if _is_few(inputs) else hidden.addmm_(inputs, weight.t())
+
+    return add
+
+
+def normalize(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that does what a norm does, in few kernels if it is Llama's. (That one rounds once more on its way.)
+
+    >>> norm = LlamaRMSNorm(3, eps=0.1)
+    >>> x = torch.tensor([[0.0, 1.0, 2.0], [0.1, 0.0, 0.0]])
+    >>> torch.allclose(normalize(norm)(x), norm(x))
+    True
+    """
+    if type(norm) is not LlamaRMSNorm:
+        return norm
+    weight, size = norm.weight, norm.weight.numel()
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return lambda hidden: nn.functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+    # The mean of squares is that of the length. A CPU's `rms_norm` is twice as many kernels.
+    scale, least = weight * size**0.5, torch.tensor((size * norm.variance_epsilon) ** 0.5)
+    return lambda hidden: hidden / torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).hypot_(least) * scale
 
 
 def joint_weights(model: nn.Module) -> int:
@@ -62,6 +117,19 @@ def zeros_to_stream(shape: Sequence[int], dtype: torch.dtype, device: torch.devi
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What is called of a decoder layer, in this order; hidden states are `(token, size)`."""
+
+    normalize_input: Callable[[torch.Tensor], torch.Tensor]
+    project: Callable[[torch.Tensor], torch.Tensor]  # to queries, keys and values side by side
+    add_mixed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # hidden states, and attention's output
+    normalize_mixed: Callable[[torch.Tensor], torch.Tensor]
+    widen: Callable[[torch.Tensor], torch.Tensor]  # to gate and values side by side
+    activate: Callable[[torch.Tensor], torch.Tensor]
+    add_narrowed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # hidden states, and gated values
+
+
 class CachedLayers:
     """The layers of a model, and what they remember of `columns` tokens in each of some rows.
 
@@ -76,13 +144,20 @@ class CachedLayers:
         shape = config.num_hidden_layers, 2, rows, config.num_key_value_heads, columns, config.head_dim
         self.caches = zeros_to_stream(shape, model.dtype, model.device)
         self.is_small = rows * config.num_attention_heads < PROCESSORS
-        limit = joint_weights(model)
-        self.joint = [
-            (
-                join_projections([layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj], limit),
-                join_projections([layer.mlp.gate_proj, layer.mlp.up_proj], limit),
+        self.heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        limit, is_alone = joint_weights(model), rows == 1
+        self.layers = [
+            Layer(
+                normalize(layer.input_layernorm),
+                join_projections([attention.q_proj, attention.k_proj, attention.v_proj], limit, is_alone),
+                sum_up(attention.o_proj),
+                normalize(layer.post_attention_layernorm),
+                join_projections([layer.mlp.gate_proj, layer.mlp.up_proj], limit, is_alone),
+                layer.mlp.act_fn,
+                sum_up(layer.mlp.down_proj),
             )
             for layer in model.layers
+            for attention in [layer.self_attn]
         ]
         places = torch.arange(columns, device=model.device)[None]
         cos, sin = (part[0] for part in model.rotary_emb(self.caches, places))
@@ -106,23 +181,22 @@ class CachedLayers:
         Returns:
             Hidden states of shape `(row, token, hidden)`.
         """
-        config, num_heads = self.config, self.config.num_attention_heads
+        num_heads, num_shared, size = self.heads
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
-        sizes = [num_heads + config.num_key_value_heads, config.num_key_value_heads]
         rows = place[0] if isinstance(place[0], slice) else slice(None)
-        hidden = self.model.embed_tokens(ids)
-        for layer, (project, widen), caches in zip(self.model.layers, self.joint, self.caches, strict=True):
-            heads = project(layer.input_layernorm(hidden)).unflatten(-1, (-1, config.head_dim))
-            turned, value = heads.split(sizes, dim=2)
-            turned = torch.addcmul(turned * cos, turned.roll(config.head_dim // 2, -1), sin)
-            query, key = turned.split([num_heads, config.num_key_value_heads], dim=2)
+        hidden = self.model.embed_tokens(ids).flatten(0, 1)
+        for layer, caches in zip(self.layers, self.caches, strict=True):
+            heads = layer.project(layer.normalize_input(hidden)).view(*ids.shape, -1, size)
+            turned, value = heads.split([num_heads + num_shared, num_shared], dim=2)
+            turned = torch.addcmul(turned * cos, turned.roll(size // 2, -1), sin)
+            query, key = turned.split([num_heads, num_shared], dim=2)
             # As (row, column, head, size), where `place` fits.
             caches[0].transpose(1, 2)[place], caches[1].transpose(1, 2)[place] = key, value
             keys, values = caches[:, rows, :, :stop]
-            hidden = hidden + layer.self_attn.o_proj(_attend(query.transpose(1, 2), keys, values, mask))
-            gate, up = widen(layer.post_attention_layernorm(hidden)).chunk(2, dim=-1)
-            hidden = hidden + layer.mlp.down_proj(layer.mlp.act_fn(gate) * up)
-        return hidden
+            hidden = layer.add_mixed(hidden, _attend(query.transpose(1, 2), keys, values, mask))
+            gate, up = layer.widen(layer.normalize_mixed(hidden)).chunk(2, dim=-1)
+            hidden = layer.add_narrowed(hidden, layer.activate(gate) * up)
+        return hidden.view(*ids.shape, -1)
 
     def reach(self, stop: int) -> int:
         """How many columns [`CachedLayers.step`] is to look at, to see those before `stop`: few different numbers."""
@@ -146,43 +220,29 @@ class CachedLayers:
         Returns:
             Hidden states of shape `(row, hidden)`.
         """
-        num_heads, num_shared = self.config.num_attention_heads, self.config.num_key_value_heads
+        num_heads, num_shared, size = self.heads
         attend = _attend_in_parts if self.is_small or num_shared < num_heads else _attend_fused
         cos, sin = torch.diag_embed(self.cos[positions[:, 0]]), torch.diag_embed(self.sin[positions[:, 0]])
-        rotation = cos + sin.roll(self.config.head_dim // 2, -2)  # one product instead of three kernels
+        rotation = cos + sin.roll(size // 2, -2)  # one product instead of three kernels
         hidden = self.model.embed_tokens(ids)[:, 0]
-        for layer, (project, widen), caches in zip(self.model.layers, self.joint, self.caches, strict=True):
-            heads = project(_normalize(layer.input_layernorm, hidden)).unflatten(-1, (-1, self.config.head_dim))
+        for layer, caches in zip(self.layers, self.caches, strict=True):
+            heads = layer.project(layer.normalize_input(hidden)).view(len(ids), -1, size)
             turned, value = heads.split([num_heads + num_shared, num_shared], dim=1)
             query, key = torch.bmm(turned, rotation).split([num_heads, num_shared], dim=1)
             caches[0].index_copy_(2, column, key[:, :, None])
             caches[1].index_copy_(2, column, value[:, :, None])
             keys, values = caches[:, :, :, : bias.shape[-1]]
-            hidden = _add_product(hidden, layer.self_attn.o_proj, attend(query, keys, values, bias))
-            gate, up = widen(_normalize(layer.post_attention_layernorm, hidden)).chunk(2, dim=-1)
-            hidden = _add_product(hidden, layer.mlp.down_proj, layer.mlp.act_fn(gate) * up)
+            hidden = layer.add_mixed(hidden, attend(query, keys, values, bias))
+            gate, up = layer.widen(layer.normalize_mixed(hidden)).chunk(2, dim=-1)
+            hidden = layer.add_narrowed(hidden, layer.activate(gate) * up)
         return hidden
 
 
-def _normalize(norm: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-    """`norm(hidden)` in one kernel, if it is Llama's: that one rounds once more on its way."""
-    if type(norm) is not LlamaRMSNorm:
-        return norm(hidden)
-    return nn.functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _add_product(hidden: torch.Tensor, linear: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """`hidden + linear(inputs)`, written over `hidden` in one kernel if the layer is plain."""
-    if type(linear) is not nn.Linear or linear.bias is not None:
-        return hidden + linear(inputs)
-    return hidden.addmm_(inputs, linear.weight.t())
-
-
 def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Attention of queries (row, head, token, size) to (row, key-value head, column, size): (row, token, hidden)."""
+    """Attention of queries (row, head, token, size) to (row, key-value head, column, size): (row * token, hidden)."""
     num_rows, num_heads, num_tokens, _ = query.shape
     if num_tokens == 1 and query.device.type == "cpu":
-        return _attend_once(query[:, :, 0], keys, values, mask)[:, None]
+        return _attend_once(query[:, :, 0], keys, values, mask)
     mixed = nn.functional.scaled_dot_product_attention(
         query,
         keys,
@@ -191,13 +251,15 @@ def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask:
         is_causal=mask is None and num_tokens > 1,
         enable_gqa=keys.shape[1] < num_heads,
     )
-    return mixed.transpose(1, 2).flatten(2)
+    return mixed.transpose(1, 2).reshape(num_rows * num_tokens, -1)
 
 
 def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None):
     """Attention of one token, queries (row, head, size), by plain products: (row, hidden)."""
     num_rows, num_heads, size = query.shape
-    grouped = (query * size**-0.5).view(num_rows * keys.shape[1], -1, size)  # queries that share keys and values
+    grouped = (
+        (query * size**-0.5).contiguous().view(num_rows * keys.shape[1], -1, size)
+    )  # queries that share keys and values
     keys, values = keys.flatten(0, 1), values.flatten(0, 1)
     # In this order: on slices of the buffers it takes between a third and the whole of the time of `query @ keys.T`.
     scores = torch.bmm(keys, grouped.transpose(1, 2)).transpose(1, 2)

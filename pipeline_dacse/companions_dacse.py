@@ -93,16 +93,14 @@ def check_layout(model: PreTrainedModel, processor: ProcessorMixin) -> None:
 def default_batch_size(model: PreTrainedModel) -> int:
     """Windows to enhance together when nobody says how many.
 
-    More of them share each reading of the weights, until their keys and values are what is mostly read: on a CPU no
-    more than half a gigabyte of those, or 32 windows; on a GPU no more than half of its free memory, or 64.
+    More of them share each reading of the weights, until their keys and values are what is mostly read: no more than
+    half a gigabyte of those on a CPU, half of the free memory on a GPU, and 64 windows on either.
     """
     config = model.config
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * model.dtype.itemsize
-    if model.device.type == "cuda":
-        most, memory = 64, torch.cuda.mem_get_info(model.device)[0] // 2
-    else:
-        most, memory = 32, 2**29
-    return max(1, min(most, memory // (token * config.max_position_embeddings)))
+    is_gpu = model.device.type == "cuda"
+    memory = torch.cuda.mem_get_info(model.device)[0] // 2 if is_gpu else 2**29
+    return max(1, min(64, memory // (token * config.max_position_embeddings)))
 
 
 def find_processor(model: PreTrainedModel) -> ProcessorMixin:

@@ -301,6 +301,6 @@ def test_info_counts_a_model_without_loading_it(model, tmp_path):
 def test_what_was_chosen_is_said_once(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(100), RATE)
     chosen = run(tmp_path / "a.wav", "-o", tmp_path / "b.wav").stderr
-    assert chosen.count("on cpu in float32, up to 32 windows at a time") == 1
+    assert chosen.count("on cpu in float32, up to 64 windows at a time") == 1
     told = run(tmp_path / "a.wav", "-o", tmp_path / "c.wav", "--dtype", "int8", "--batch-size", "2").stderr
     assert told.count("on cpu in int8, up to 2 windows at a time") == 1

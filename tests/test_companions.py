@@ -183,8 +183,8 @@ def test_a_dtype_that_the_cpu_imitates_is_warned_of(monkeypatch, caplog, dtype, 
 def test_the_batch_size_follows_the_size_of_keys_and_values(caplog):
     with caplog.at_level("INFO", logger="pipeline_dacse"):
         small = tiny_pipeline()
-    assert small._batch_size == 32
-    assert "32 windows at a time on cpu in torch.float32" in caplog.text
+    assert small._batch_size == 64
+    assert "64 windows at a time on cpu in torch.float32" in caplog.text
     assert tiny_pipeline(batch_size=3)._batch_size == 3
     large = DacSeConfig()  # 24 layers of 1536: 2.4 GB of keys and values in one window
     with torch.device("meta"):

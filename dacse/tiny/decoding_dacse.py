@@ -17,7 +17,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.generation import logits_process, stopping_criteria
 
-from .layers_dacse import PART, CachedLayers
+from .layers_dacse import PART, CachedLayers, multiply
 
 # What works on the scores of one codebook as on the whole vocabulary with all others at -inf.
 WARPERS = (
@@ -286,7 +286,7 @@ class GridDecoder:
         head, hidden, first = self.model.lm_head, self.model.model.norm(hidden), self._first_id(codebook)
         codes = slice(first, first + self.config.codebook_size)
         if type(head) is nn.Linear:
-            return nn.functional.linear(hidden, head.weight[codes])
+            return multiply(hidden, head.weight[codes])
         return head(hidden)[:, codes]
 
     def _pick(self, scores: torch.Tensor, codebook) -> torch.LongTensor:
