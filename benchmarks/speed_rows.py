@@ -207,7 +207,7 @@ def packet_loss(scale: Scale, device: str) -> Row:
             waveform[start : start + packet] = 0
     codes = processor.encode(waveform[None])[..., : model.config.max_frames]
     prompt, llama, passes = processor.build_prompt(codes).to(device), plain_llama(model), []
-    counted.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: passes.append(1))
+    counted.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
     counted.generate(prompt.cpu())
     ids = model.generate(prompt)[:, prompt.shape[1] : -1]
     expected = naive_generate(llama, model.config, prompt)

@@ -60,7 +60,7 @@ def stock_generate(model, **arguments):
 def count_passes(model, call):
     """The result of a call, and how many times it ran the layers."""
     passes = []
-    hook = model.model.layers[0].self_attn.o_proj.register_forward_hook(lambda *_: passes.append(1))
+    hook = model.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
     result = call()
     hook.remove()
     return result, len(passes)

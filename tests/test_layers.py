@@ -1,19 +1,54 @@
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from modeling_dacse import layers_dacse
-from modeling_dacse.layers_dacse import CachedLayers, join_projections, zeros_to_stream
+from modeling_dacse.layers_dacse import (
+    FEW_TOKENS,
+    CachedLayers,
+    join_projections,
+    normalize,
+    sum_up,
+    zeros_to_stream,
+)
 from tests.tiny import tiny_model, tiny_prompts
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("limit", [2**21, 0], ids=["joint", "apart"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_joined_projections_are_the_projections(limit, bias):
-    projections, hidden = [nn.Linear(8, 4, bias), nn.Linear(8, 6, bias)], torch.randn(2, 3, 8)
+@pytest.mark.parametrize("is_alone", [True, False])
+@pytest.mark.parametrize("tokens", [1, 2, FEW_TOKENS, FEW_TOKENS + 1])
+def test_joined_projections_are_the_projections(limit, bias, is_alone, tokens):
+    projections, hidden = [nn.Linear(8, 4, bias), nn.Linear(8, 6, bias)], torch.randn(tokens, 8)
     expected = torch.cat([projection(hidden) for projection in projections], dim=-1)
-    torch.testing.assert_close(join_projections(projections, limit)(hidden), expected)
+    torch.testing.assert_close(join_projections(projections, limit, is_alone)(hidden), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [1, 2, FEW_TOKENS, FEW_TOKENS + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_sum_is_written_over_hidden_states(bias, tokens, dtype):
+    linear, hidden = nn.Linear(6, 8, bias, dtype=dtype), torch.randn(tokens, 8, dtype=dtype)
+    inputs = torch.randn(6, tokens, dtype=dtype).t()  # as a product of few tokens leaves them
+    expected = hidden + linear(inputs)
+    out = sum_up(linear)(hidden, inputs)
+    assert out.data_ptr() == hidden.data_ptr()
+    # bfloat16 has 8 bits; the stock sum rounds twice, a fused one once
+    torch.testing.assert_close(out, expected, atol=1e-6 if dtype == torch.float32 else 4e-2, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_are_the_librarys(dtype):
+    norm = LlamaRMSNorm(16, eps=1e-2).to(dtype)
+    nn.init.normal_(norm.weight)
+    hidden = torch.randn(5, 16, dtype=dtype) * torch.logspace(-4, 2, 5, dtype=dtype)[:, None]
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(normalize(norm)(hidden), norm(hidden), atol=tolerance, rtol=tolerance)
 
 
 def test_zeros_to_stream_are_zeros_that_can_be_written():
