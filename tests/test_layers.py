@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from modeling_dacse import layers_dacse
 from modeling_dacse.layers_dacse import (
