@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 # On a CPU larger matrices are read from memory anyway, and a second copy of them costs more than the call it saves.
 JOINT_WEIGHTS = 2**21
-FEW_TOKENS = 24
+FEW_TOKENS = 128  # of more, the usual order of a product is as fast
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
