@@ -79,7 +79,7 @@ def encoder_stages(codec: DacModel) -> list[Stage]:
     layers[-1] += [encoder.snake1, encoder.conv2, lambda latents: codec.quantizer(latents)[1]]
     stages, rate, channels = [], config.sampling_rate, config.encoder_hidden_size
     for group, ratio in zip(layers, config.downsampling_ratios, strict=True):
-        stages.append(Stage(tuple(group), ratio, 1, _piece_columns(codec, rate, channels) // ratio or 1))
+        stages.append(Stage(tuple(group), ratio, 1, _piece_length(codec, rate, channels, ratio)))
         rate, channels = rate / ratio, channels * 2
     return stages
 
@@ -93,7 +93,7 @@ def decoder_stages(codec: DacModel) -> list[Stage]:
     stages, rate, channels = [], config.sampling_rate / config.hop_length, config.decoder_hidden_size
     for group, ratio in zip(layers, config.upsampling_ratios, strict=True):
         rate, channels = rate * ratio, channels // 2
-        stages.append(Stage(tuple(group), 1, ratio, _piece_columns(codec, rate, channels) // ratio or 1))
+        stages.append(Stage(tuple(group), 1, ratio, _piece_length(codec, rate, channels, ratio)))
     return stages
 
 
@@ -219,10 +219,12 @@ def _rows(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return batch.split(1 if batch.device.type == "cpu" else len(batch))
 
 
-def _piece_columns(codec: DacModel, rate: float, channels: int) -> int:
-    """How many columns of so many channels, so many of them in a second, to run at once."""
+def _piece_length(codec: DacModel, rate: float, channels: int, ratio: int) -> int:
+    """How many times `ratio` columns to run at once: of so many channels, so many columns in a second."""
     columns = int(PIECE_SECONDS * rate)
-    return min(columns, PIECE_VALUES // channels) if codec.device.type == "cpu" else columns
+    if codec.device.type == "cpu":
+        columns = min(columns, PIECE_VALUES // channels)
+    return max(1, columns // ratio)
 
 
 def _complete(blocks: Iterable[torch.Tensor], hop_length: int) -> Iterator[torch.Tensor]:

@@ -132,16 +132,17 @@ def test_a_batch_is_bit_equal_to_its_rows():
 
 @pytest.mark.parametrize("name", ["PIECE_VALUES", "PIECE_SECONDS"])
 def test_no_stage_sees_more_than_a_piece_and_its_margins(name, monkeypatch):
-    codec, widths = tiny_codec(), []
+    codec = tiny_codec()
     monkeypatch.setattr(codec_dacse, name, {"PIECE_VALUES": 400, "PIECE_SECONDS": 0.02}[name])
     stages = encoder_stages(codec) + decoder_stages(codec)
-    blocks = [*codec.encoder.block, *codec.decoder.block]
-    for block in blocks:
-        block.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[-1]))
+    widths = [[] for _ in stages]
+    for block, seen in zip([*codec.encoder.block, *codec.decoder.block], widths, strict=True):
+        block.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape[-1]))
     decode_in_pieces(codec, encode_in_pieces(codec, noise(1, 8000)))
-    widest = [(stage.piece + 2 * stage.margin) * stage.taken for stage in stages]
-    assert max(widths) <= max(widest) < 300
-    assert len(widths) > 8000 / 300 * len(blocks) / 4  # rates fall from stage to stage
+    for stage, seen in zip(stages, widths, strict=True):
+        assert max(seen) <= (stage.piece + 2 * stage.margin) * stage.taken < 300
+        assert len(seen) > 1
+    assert sum(map(len, widths)) > 8000 / 300 * len(stages) / 4  # rates fall from stage to stage
 
 
 def test_frames_are_counted_as_the_feature_extractor_does():
