@@ -193,15 +193,23 @@ class GridDecoder:
             fed = self._run_apart(fed)
 
     def _run_together(self, fed: int) -> int:
-        """Decodes one column after the other, in all rows at once, until in each a frame comes out as it went in."""
-        num_codebooks = self.config.num_codebooks
-        for column in (self.ids == UNKNOWN).any(0).nonzero()[:, 0].tolist():
-            hidden = torch.cat(
-                [self._feed((rows, slice(fed, column)), column)[:, -1] for rows in self._rows(column - fed)]
-            )
+        """Decodes one column after the other, in all rows at once, until in each a frame comes out as it went in.
+
+        Rows that have all their ids are no longer run, but for those between others that have not.
+        """
+        num_codebooks, is_unknown = self.config.num_codebooks, self.ids == UNKNOWN
+        ends = (is_unknown * torch.arange(1, 1 + self.ids.shape[1], device=self.ids.device)).amax(1).tolist()
+        for column in is_unknown.any(0).nonzero()[:, 0].tolist():
+            unfinished = [row for row, end in enumerate(ends) if end > column]
+            rows = slice(unfinished[0], unfinished[-1] + 1)
+            parts = [
+                self._feed((part, slice(fed, column)), column, only_last=True)[:, -1]
+                for part in self._split(rows, column - fed)
+            ]
             codebook = (column - self.prompt_length) % num_codebooks
-            picked = self._first_id(codebook) + self._pick(self._score(hidden, codebook), codebook)
-            self.ids[:, column] = torch.where(self.ids[:, column] == UNKNOWN, picked, self.ids[:, column])
+            picked = self._first_id(codebook) + self._pick(self._score(torch.cat(parts), codebook), codebook)
+            known = self.ids[rows, column]
+            self.ids[rows, column] = torch.where(known == UNKNOWN, picked, known)
             fed = column
             if codebook == num_codebooks - 1 and self._agrees((column - self.prompt_length) // num_codebooks):
                 break
@@ -214,7 +222,7 @@ class GridDecoder:
         for frame in (unknown // num_codebooks).unique().tolist():
             before = self.prompt_length + frame * num_codebooks - 1
             if fed < before:
-                self._feed((slice(None), slice(fed, before)), before)
+                self._feed((slice(None), slice(fed, before)), before, only_last=True)
             fed = before + num_codebooks
             self.before.fill_(before)
             self.graph.run(self._decode_frame, self.layers.reach(fed))
@@ -272,10 +280,10 @@ class GridDecoder:
                 length //= 2
         return int(fed.min())
 
-    def _rows(self, num_tokens: int) -> list[slice]:
+    def _split(self, rows: slice, num_tokens: int) -> list[slice]:
         """Rows to run together: on a CPU a long prompt alone, so that what is between its layers fits the cache."""
-        together = max(1, TOKENS_TOGETHER // num_tokens) if self.ids.device.type == "cpu" else len(self.ids)
-        return [slice(first, first + together) for first in range(0, len(self.ids), together)]
+        together = max(1, TOKENS_TOGETHER // num_tokens) if self.ids.device.type == "cpu" else rows.stop - rows.start
+        return [slice(first, min(first + together, rows.stop)) for first in range(rows.start, rows.stop, together)]
 
     def _first_id(self, codebook):
         """The id of a codebook's first code."""
@@ -302,19 +310,22 @@ class GridDecoder:
         # As `torch.multinomial` draws, which waits for the device to check the shares.
         return (shares / torch.empty_like(shares).exponential_()).argmax(-1)
 
-    def _feed(self, place: tuple, stop: int, ids: torch.LongTensor | None = None) -> torch.Tensor:
-        """Runs the layers on some columns of every row.
+    def _feed(
+        self, place: tuple, stop: int, ids: torch.LongTensor | None = None, only_last: bool = False
+    ) -> torch.Tensor:
+        """Runs the layers on some columns of some rows.
 
         Args:
             place (`tuple`): Indices of the columns in a tensor `(row, column)`.
             stop (`int`): The column behind the last.
             ids (`torch.LongTensor` of shape `(row, token)`, *optional*): Instead of what stands in these columns.
+            only_last (`bool`): As for [`CachedLayers.feed`].
 
         Returns:
-            Hidden states of shape `(row, token, hidden)`.
+            Hidden states of shape `(row, token, hidden)`, or `(row, 1, hidden)`.
         """
         ids, positions = self.ids[place] if ids is None else ids, self.positions[place]
-        return self.layers.feed(ids, positions, place, stop, self._mask(place, stop))
+        return self.layers.feed(ids, positions, place, stop, self._mask(place, stop), only_last)
 
     def _mask(self, place: tuple, stop: int) -> torch.BoolTensor | None:
         """Which columns each token sees, `(row, 1, token, column)`: real ones up to its own. None for all up to it."""

@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 JOINT_WEIGHTS = 2**21
 FEW_TOKENS = 128  # of more, the usual order of a product is as fast
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
 
@@ -166,7 +167,13 @@ class CachedLayers:
         self.cos, self.sin = cos, sin * sign  # rotate_half(x) * sin is the halves of x exchanged, times this
 
     def feed(
-        self, ids: torch.LongTensor, positions: torch.LongTensor, place: tuple, stop: int, mask: torch.Tensor | None
+        self,
+        ids: torch.LongTensor,
+        positions: torch.LongTensor,
+        place: tuple,
+        stop: int,
+        mask: torch.Tensor | None,
+        only_last: bool = False,
     ) -> torch.Tensor:
         """Runs some columns of some rows, and remembers them.
 
@@ -177,9 +184,11 @@ class CachedLayers:
             stop (`int`): The column behind the last that is seen.
             mask (`torch.BoolTensor` of shape `(row, 1, token, column)`, *optional*): Which columns each token sees; by
                 default every one up to its own, the last one's being `stop - 1`.
+            only_last (`bool`): Nobody asks for any hidden states but each row's last. The last layer then gives the
+                others no more than keys and values.
 
         Returns:
-            Hidden states of shape `(row, token, hidden)`.
+            Hidden states of shape `(row, token, hidden)`, or `(row, 1, hidden)` of the last ones.
         """
         num_heads, num_shared, size = self.heads
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
@@ -193,10 +202,13 @@ class CachedLayers:
             # As (row, column, head, size), where `place` fits.
             caches[0].transpose(1, 2)[place], caches[1].transpose(1, 2)[place] = key, value
             keys, values = caches[:, rows, :, :stop]
+            if only_last and layer is self.layers[-1]:
+                hidden, query = hidden.view(*ids.shape, -1)[:, -1], query[:, -1:]
+                mask = None if mask is None else mask[:, :, -1:]
             hidden = layer.add_mixed(hidden, _attend(query.transpose(1, 2), keys, values, mask))
             gate, up = layer.widen(layer.normalize_mixed(hidden)).chunk(2, dim=-1)
             hidden = layer.add_narrowed(hidden, layer.activate(gate) * up)
-        return hidden.view(*ids.shape, -1)
+        return hidden.view(len(ids), -1, hidden.shape[-1])
 
     def reach(self, stop: int) -> int:
         """How many columns [`CachedLayers.step`] is to look at, to see those before `stop`: few different numbers."""
@@ -255,8 +267,12 @@ def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask:
 
 
 def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None):
-    """Attention of one token, queries (row, head, size), by plain products: (row, hidden)."""
+    """Attention of one token, queries (row, head, size), on a CPU: (row, hidden)."""
     num_rows, num_heads, size = query.shape
+    if num_heads > keys.shape[1] and query.dtype == torch.float32 and not HAS_AVX512:
+        # Queries that share keys and values are as the tokens of one head.
+        shared = query.contiguous().view(num_rows, keys.shape[1], -1, size)
+        return nn.functional.scaled_dot_product_attention(shared, keys, values, attn_mask=mask).reshape(num_rows, -1)
     grouped = (
         (query * size**-0.5).contiguous().view(num_rows * keys.shape[1], -1, size)
     )  # queries that share keys and values

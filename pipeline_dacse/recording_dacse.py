@@ -48,7 +48,7 @@ class Window:
     span: Span
     codes: torch.Tensor  # noisy, (codebook, frame)
     sounds: bool  # False: digital silence from end to end
-    free: np.ndarray  # bool (frame,): inside a region, the model's to choose
+    free: np.ndarray  # bool (frame,): the model's to choose, for it is inside a region and not behind what is kept
 
     @property
     def is_generated(self) -> bool:
@@ -111,6 +111,7 @@ def cut_recording(
         free = np.ones(length, dtype=bool)
         if recording.regions is not None:
             free = frames_in_regions(recording.regions, span.start, span.stop, processor.frame_rate)
+        free[span.last - span.start :] = False  # no frame depends on those behind it
         for channel in range(recording.channels):
             yield Window(recording, num_frames, span, codes[channel, :, :length], bool(sounds[channel]), free)
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DacFeatureExtractor, EncodecConfig
-from transformers.models.dac.modeling_dac import Snake1d
+from transformers.models.dac.modeling_dac import DacResidualUnit, Snake1d
 
 from processing_dacse import codec_dacse
 from processing_dacse.codec_dacse import (
     ChannelsLastConv1d,
+    InPlaceResidualUnit,
     InPlaceSnake,
     codec_from_descript,
     decode_blocks,
@@ -226,7 +227,11 @@ def test_the_quick_layers_give_what_the_librarys_do_and_can_be_learned_through()
     assert len(snakes) == 30 and all(type(module) is InPlaceSnake for module in snakes)
     convolutions = [module for module in codec.modules() if isinstance(module, torch.nn.Conv1d)]
     assert len(convolutions) > 30 and all(type(module) is ChannelsLastConv1d for module in convolutions)
+    units = [module for module in codec.modules() if isinstance(module, DacResidualUnit)]
+    assert len(units) == 12 and all(type(module) is InPlaceResidualUnit for module in units)
+    before = waveform.clone()
     with torch.no_grad():
         torch.testing.assert_close(codec.encoder(waveform), expected)
+    assert torch.equal(waveform, before)
     codec.encoder(waveform).sum().backward()
     assert codec.encoder.snake1.alpha.grad is not None and codec.encoder.conv1.weight.grad is not None

@@ -134,7 +134,7 @@ def test_frames_look_no_further_than_they_must(model, monkeypatch):
 
 @pytest.mark.parametrize("processors", [0, 128])
 def test_frames_draw_the_same_ids(model, monkeypatch, processors):
-    prompts, arguments = tiny_prompts([8, 5], model.config), {"do_sample": True, "top_k": 9, "top_p": 0.9}
+    prompts, arguments = tiny_prompts([8, 8], model.config), {"do_sample": True, "top_k": 9, "top_p": 0.9}
     torch.manual_seed(0)
     expected = model.generate(**prompts, **arguments)
     by_frames(monkeypatch, processors=processors)
@@ -243,6 +243,20 @@ class Ignore(BaseStreamer):
 
     def end(self):
         pass
+
+
+def test_rows_that_have_all_their_ids_are_no_longer_run(model, monkeypatch):
+    monkeypatch.setattr(decoding_dacse, "DRAFT_SHARE", NEVER)
+    prompts = tiny_prompts([3, 3, 3, 3], model.config)
+    forced = prompts["input_ids"][:, 1:-1].clone()
+    for row, tokens in enumerate((4, 9, 4, 7)):
+        forced[row, :tokens] = -1
+    rows = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: rows.append(len(ids[0])))
+    ids = model.generate(**prompts, forced_ids=forced)
+    hook.remove()
+    assert rows == [4] * 4 + [3] * 3 + [1] * 2
+    assert torch.equal(ids, stock_generate(model, **prompts, forced_ids=forced))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,9 @@ def test_zeros_to_stream_are_zeros_that_can_be_written():
 @torch.no_grad()
 @pytest.mark.parametrize("key_value_heads", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_hidden_states_are_those_of_the_library(key_value_heads, dtype):
+@pytest.mark.parametrize("has_avx512", [True, False])
+def test_hidden_states_are_those_of_the_library(monkeypatch, key_value_heads, dtype, has_avx512):
+    monkeypatch.setattr(layers_dacse, "HAS_AVX512", has_avx512)
     model = tiny_model(num_key_value_heads=key_value_heads).model.to(dtype)
     ids = tiny_prompts([4, 4], model.config)["input_ids"]
     positions = torch.arange(ids.shape[1]).expand_as(ids)
@@ -73,6 +75,23 @@ def test_hidden_states_are_those_of_the_library(key_value_heads, dtype):
     # float32: other kernels add in another order. bfloat16 has 8 bits, and half of them are lost over two layers.
     tolerance = 3e-5 if dtype == torch.float32 else 5e-2
     torch.testing.assert_close(model.norm(torch.cat(hidden, dim=1)), expected, atol=tolerance, rtol=tolerance)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hides", [True, False])
+def test_the_last_token_alone_is_as_among_the_others(hides):
+    model = tiny_model().model
+    ids = tiny_prompts([4, 4], model.config)["input_ids"]
+    positions, place = torch.arange(ids.shape[1]).expand_as(ids), (slice(None), slice(0, ids.shape[1]))
+    mask = None
+    if hides:
+        mask = torch.ones(2, 1, ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        mask[1, ..., :3] = torch.eye(ids.shape[1], 3, dtype=torch.bool)
+    every, last = (CachedLayers(model, *ids.shape) for _ in range(2))
+    expected = every.feed(ids, positions, place, ids.shape[1], mask)[:, -1:]
+    hidden = last.feed(ids, positions, place, ids.shape[1], mask, only_last=True)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(last.caches, every.caches)
 
 
 @torch.no_grad()

@@ -289,12 +289,16 @@ def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_wi
         only(noise(40)[0], sampling_rate=RATE, window_seconds=0.005)
 
 
-def test_nothing_is_generated_behind_the_end_of_a_recording():
-    enhance = tiny_pipeline()
+@pytest.mark.parametrize("frames", [4, 25], ids=["shorter than a window", "three windows that overlap"])
+def test_nothing_is_generated_behind_the_frames_a_window_keeps(frames):
+    enhance, calls = tiny_pipeline(), []
     enhance.model.config.window_frames = 10
-    lengths, generate = [], enhance.model.generate
-    enhance.model.generate = lambda **kwargs: (ids := generate(**kwargs), lengths.append(ids.shape[1]))[0]
-    short = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * 8).astype(np.float32)  # 4 of the window's 10 frames
-    out = enhance(short, sampling_rate=8000, return_confidence=True)
-    assert lengths == [2 + 10 * 3 + 4 * 3]
-    assert len(out["audio"]) == 32 and out["confidence"].shape == (4,)
+    generate = enhance.model.generate
+    enhance.model.generate = lambda **arguments: (calls.append(arguments), generate(**arguments))[1]
+    waveform = np.random.default_rng(0).uniform(-0.5, 0.5, frames * 8).astype(np.float32)
+    out = enhance(waveform, sampling_rate=8000, overlap_seconds=0.002, return_confidence=True)
+    assert len(out["audio"]) == len(waveform) and out["confidence"].shape == (frames,)
+    assert (out["confidence"] < 1).all()
+    spans = split_windows(frames, 10, 2, whole=True)
+    (forced,) = [call["forced_ids"] for call in calls]
+    assert (forced == -1).sum(1).tolist() == [(span.last - span.start) * 3 for span in spans]

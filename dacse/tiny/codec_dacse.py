@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import DacConfig, DacModel
-from transformers.models.dac.modeling_dac import Snake1d
+from transformers.models.dac.modeling_dac import DacResidualUnit, Snake1d
 
 PIECE_SECONDS = 4.0  # of audio, at most
 PIECE_VALUES = 2**20  # of the widest tensor, at most on a CPU: what its cache holds
@@ -145,7 +145,7 @@ def decode_in_pieces(codec: DacModel, codes: torch.Tensor) -> torch.Tensor:
 
 
 class InPlaceSnake(Snake1d):
-    """The codec's activation, `x + sin(alpha x)^2 / alpha`, with one buffer instead of four where nothing is learned.
+    """The codec's activation, `x + sin(alpha x)^2 / alpha`, with one buffer instead of five where nothing is learned.
 
     On a CPU most of its time goes into fresh memory.
     """
@@ -154,7 +154,16 @@ class InPlaceSnake(Snake1d):
         if torch.is_grad_enabled():
             return super().forward(hidden_states)
         squares = torch.mul(self.alpha, hidden_states).sin_().square_()
-        return torch.addcmul(hidden_states, squares, (self.alpha + 1e-9).reciprocal())
+        return torch.addcmul(hidden_states, squares, (self.alpha + 1e-9).reciprocal(), out=squares)
+
+
+class InPlaceResidualUnit(DacResidualUnit):
+    """The codec's residual unit, which adds its input to its output in place where nothing is learned."""
+
+    def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(hidden_state)
+        return self.conv2(self.snake2(self.conv1(self.snake1(hidden_state)))).add_(hidden_state)
 
 
 class ChannelsLastConv1d(nn.Conv1d):
@@ -169,6 +178,9 @@ class ChannelsLastConv1d(nn.Conv1d):
         image = hidden_states[:, :, None].contiguous(memory_format=torch.channels_last)
         sizes = (1, *self.stride), (0, *self.padding), (1, *self.dilation)
         return nn.functional.conv2d(image, self.weight[:, :, None], self.bias, *sizes)[:, :, 0]
+
+
+QUICK = {Snake1d: InPlaceSnake, DacResidualUnit: InPlaceResidualUnit, nn.Conv1d: ChannelsLastConv1d}
 
 
 def code_vectors(codec: DacModel) -> torch.Tensor:
@@ -192,10 +204,8 @@ def code_vectors(codec: DacModel) -> torch.Tensor:
 def _prepare(codec: DacModel) -> None:
     """Makes a codec of the library quick and whole. Its weights stay as they are; twice is as good as once."""
     for module in codec.modules():
-        if type(module) is Snake1d:
-            module.__class__ = InPlaceSnake
-        elif type(module) is nn.Conv1d:
-            module.__class__ = ChannelsLastConv1d
+        if type(module) in QUICK:
+            module.__class__ = QUICK[type(module)]
     for layer in codec.decoder.block:
         # At an odd ratio DacModel's transposed convolution leaves out its last sample, and all audio would end early:
         # by 8 samples at the ratios 2, 4, 5, 8 of descript/dac_24khz.

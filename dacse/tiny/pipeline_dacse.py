@@ -234,7 +234,7 @@ class AudioEnhancementPipeline(ChunkPipeline):
         generated = [index for index, window in enumerate(windows) if window.is_generated]
         if generated:
             use_adapter(self.model, adapter)
-            prepared = self._prepare_generate_kwargs(self._wanted_tokens(windows) | generate_kwargs)
+            prepared = self._prepare_generate_kwargs(generate_kwargs)
             with _seeded(seed, self.device):
                 ids = self.model.generate(
                     input_ids=model_inputs["input_ids"][generated],
@@ -254,16 +254,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
             return {"row": rows, "is_last": model_inputs["is_last"]}
         return {"row": rows[0], "is_last": model_inputs["is_last"]}
 
-    def _wanted_tokens(self, windows: list[Window]) -> dict[str, int]:
-        """Where every window goes on behind the end of its recording: how far to generate, as an argument."""
-        frames = max(min(window.num_frames, window.span.stop) - window.span.start for window in windows)
-        is_limited = {"max_new_tokens", "max_length", "generation_config"} & self._generate_kwargs.keys()
-        if is_limited or frames == max(len(window.free) for window in windows):
-            return {}
-        return {"max_new_tokens": frames * self.model.config.num_codebooks}
-
     def _forced_ids(self, windows: list[Window]) -> dict[str, torch.Tensor]:
-        """The noisy ids that must come outside the regions, as an argument of `generate`."""
+        """The noisy ids that must come where the model has no choice, as an argument of `generate`."""
         if all(window.free.all() for window in windows):
             return {}
         rows = []
