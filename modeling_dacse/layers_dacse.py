@@ -2,7 +2,7 @@
 
 The library's layers are made to be read and changed; these are made to be run, token by token, on weights that do not
 change meanwhile: projections of one input are one product, keys and values go to their final place, and on a CPU one
-token's attention is two plain products, which read their memory faster than the fused kernel does. A GPU decodes by
+token's attention is two plain products where they are faster than the fused kernel. A GPU decodes by
 [`CachedLayers.step`], which can be captured. What comes out is the same up to rounding.
 """
 
@@ -269,13 +269,11 @@ def _attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask:
 def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None):
     """Attention of one token, queries (row, head, size), on a CPU: (row, hidden)."""
     num_rows, num_heads, size = query.shape
+    grouped = query.contiguous().view(num_rows, keys.shape[1], -1, size)  # queries that share keys and values
     if num_heads > keys.shape[1] and query.dtype == torch.float32 and not HAS_AVX512:
-        # Queries that share keys and values are as the tokens of one head.
-        shared = query.contiguous().view(num_rows, keys.shape[1], -1, size)
-        return nn.functional.scaled_dot_product_attention(shared, keys, values, attn_mask=mask).reshape(num_rows, -1)
-    grouped = (
-        (query * size**-0.5).contiguous().view(num_rows * keys.shape[1], -1, size)
-    )  # queries that share keys and values
+        # They are as the tokens of one head.
+        return nn.functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(num_rows, -1)
+    grouped = grouped.flatten(0, 1) * size**-0.5
     keys, values = keys.flatten(0, 1), values.flatten(0, 1)
     # In this order: on slices of the buffers it takes between a third and the whole of the time of `query @ keys.T`.
     scores = torch.bmm(keys, grouped.transpose(1, 2)).transpose(1, 2)
