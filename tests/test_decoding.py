@@ -237,14 +237,6 @@ def test_forced_ids_take_no_pass_of_their_own(model):
     assert torch.equal(ids, stock_generate(model, **prompts, forced_ids=forced))
 
 
-class Ignore(BaseStreamer):
-    def put(self, value):
-        pass
-
-    def end(self):
-        pass
-
-
 def test_rows_that_have_all_their_ids_are_no_longer_run(model, monkeypatch):
     monkeypatch.setattr(decoding_dacse, "DRAFT_SHARE", NEVER)
     prompts = tiny_prompts([3, 3, 3, 3], model.config)
@@ -257,6 +249,14 @@ def test_rows_that_have_all_their_ids_are_no_longer_run(model, monkeypatch):
     hook.remove()
     assert rows == [4] * 4 + [3] * 3 + [1] * 2
     assert torch.equal(ids, stock_generate(model, **prompts, forced_ids=forced))
+
+
+class Ignore(BaseStreamer):
+    def put(self, value):
+        pass
+
+    def end(self):
+        pass
 
 
 @pytest.mark.parametrize(

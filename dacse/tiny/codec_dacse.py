@@ -180,6 +180,7 @@ class ChannelsLastConv1d(nn.Conv1d):
         return nn.functional.conv2d(image, self.weight[:, :, None], self.bias, *sizes)[:, :, 0]
 
 
+# What a layer of the library is made.
 QUICK = {Snake1d: InPlaceSnake, DacResidualUnit: InPlaceResidualUnit, nn.Conv1d: ChannelsLastConv1d}
 
 

@@ -198,9 +198,9 @@ class GridDecoder:
         Rows that have all their ids are no longer run, but for those between others that have not.
         """
         num_codebooks, is_unknown = self.config.num_codebooks, self.ids == UNKNOWN
-        ends = (is_unknown * torch.arange(1, 1 + self.ids.shape[1], device=self.ids.device)).amax(1).tolist()
+        last_unknown = (is_unknown * torch.arange(self.ids.shape[1], device=self.ids.device)).amax(1).tolist()
         for column in is_unknown.any(0).nonzero()[:, 0].tolist():
-            unfinished = [row for row, end in enumerate(ends) if end > column]
+            unfinished = [row for row, last in enumerate(last_unknown) if last >= column]
             rows = slice(unfinished[0], unfinished[-1] + 1)
             parts = [
                 self._feed((part, slice(fed, column)), column, only_last=True)[:, -1]

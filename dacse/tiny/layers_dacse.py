@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 JOINT_WEIGHTS = 2**21
 FEW_TOKENS = 128  # of more, the usual order of a product is as fast
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where one token's attention was measured otherwise
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
 
