@@ -161,7 +161,7 @@ def bytes_of_tokens(model, prompt: torch.Tensor, tokens: int) -> int:
 def in_int8(model):
     """A copy of a model with matrices of 8 bits, as `dtype="int8"` loads them."""
     model = copy.deepcopy(model)
-    quantize_layers(model.model.layers)
+    quantize_layers(model)
     return model
 
 

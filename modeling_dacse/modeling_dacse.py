@@ -49,7 +49,7 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
                 )
         if wants_int8:
-            quantize_layers(model.model.layers)
+            quantize_layers(model)
         return (model, info) if wants_info else model
 
     def save_pretrained(self, *args, **kwargs):

@@ -191,6 +191,6 @@ def test_memory_is_given_back(captured):
 
 def test_int8_is_refused_as_ever():
     model, prompts = model_and_prompts()
-    quantize_layers(model.model.layers)
+    quantize_layers(model)
     with pytest.raises(ValueError, match="a model in int8 runs on a CPU, not on cuda"):
         model.cuda().generate(**on_gpu(prompts))
