@@ -100,9 +100,9 @@ def enhance(
                     window_seconds=window_seconds,
                     overlap_seconds=overlap_seconds,
                     output_sampling_rate="input" if keep_rate else None,
-                    adapter=adapter,
                     do_sample=do_sample,
                     seed=seed,
+                    **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
                 )
                 for job, (path, pieces) in zip(waiting, enhanced, strict=True):
                     rate = None if keep_rate else pipe.processor.sampling_rate
@@ -138,7 +138,8 @@ def _load(
             check_place(place)
         loaded = DacSeForEnhancement.from_pretrained(path, dtype=str(dtype))
         pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device, batch_size=batch_size)
-        use_adapter(pipe.model, adapter)
+        if adapter:
+            use_adapter(pipe.model, adapter)
     precision = dtype if dtype == Dtype.int8 else str(pipe.dtype).removeprefix("torch.")
     typer.echo(f"{path} on {pipe.device} in {precision}, up to {pipe._batch_size} windows at a time", err=True)
     return pipe

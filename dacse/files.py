@@ -1,6 +1,7 @@
 """Which files a command reads and which it writes. Knows paths; knows no audio."""
 
 import glob
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,22 +89,25 @@ def _find(argument: str, output: str | None) -> Iterator[tuple[str, str]]:
         yield STANDARD, "stdin"
     elif os.path.isdir(argument):
         for path in sorted(Path(argument).rglob("*")):
+            is_audio = path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir()
             # a link that leads nowhere is taken, so that it is reported
-            if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir() and not _is_own_result(path, output):
+            if is_audio and not _is_own_result(path, output, Path(argument)):
                 yield str(path), str(path.relative_to(argument))
     elif os.path.exists(argument):
         yield argument, os.path.basename(argument)
     else:
+        searched = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(argument).parts))
         for path in sorted(glob.glob(argument, recursive=True)):
-            if os.path.isfile(path) and not _is_own_result(Path(path), output):
+            if os.path.isfile(path) and not _is_own_result(Path(path), output, searched):
                 yield path, os.path.basename(path)
 
 
-def _is_own_result(path: Path, output: str | None) -> bool:
-    """Whether an earlier run into the same place wrote this file."""
+def _is_own_result(path: Path, output: str | None, searched: Path) -> bool:
+    """Whether an earlier run into the same place, a folder inside the one that is searched, wrote this file."""
     if output is None:
         return path.stem.endswith(".enhanced")
-    return Path(output).resolve() in path.resolve().parents
+    folder = Path(output).resolve()
+    return searched.resolve() in folder.parents and folder in path.resolve().parents
 
 
 def _why_nothing(argument: str) -> str:

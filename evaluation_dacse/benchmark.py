@@ -109,7 +109,7 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
 
 
 def system_version(spec: str) -> str:
-    """The version of a rival's package, or a hash of a local checkpoint's weights, settings and code."""
+    """The version of a rival's package, or a hash: of a checkpoint's weights, settings and code, of recordings."""
     head, _, adapter = spec.partition("+")
     name, _, model = head.partition(":")
     if name in SYSTEMS:
@@ -122,9 +122,11 @@ def system_version(spec: str) -> str:
     if not Path(model).is_dir():
         return "Hub"
     digest = hashlib.sha256()
-    for path in sorted(Path(model).rglob("*")):
-        if path.suffix in (".safetensors", ".json", ".py") and path.name != "summary.json":  # an evaluation of it
-            digest.update(path.read_bytes())
+    for folder in (model, adapter) if Path(adapter, "adapter_config.json").is_file() else (model,):
+        for path in sorted(Path(folder).rglob("*")):
+            is_weighty = path.suffix in (".safetensors", ".json", ".py") and path.name != "summary.json"
+            if path.is_file() and (is_weighty or name == "folder"):  # the summary is an evaluation of it
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

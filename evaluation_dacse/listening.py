@@ -5,6 +5,7 @@ RUN/listening/audio/       recordings under names that say nothing
 RUN/listening/key.json     which recording is which: keep it from the assessors
 """
 
+import hashlib
 import json
 from collections import defaultdict
 from importlib import resources
@@ -67,7 +68,8 @@ def build_listening_test(run: str | Path, trials: int = 12, seed: int = 0) -> Pa
         trial, opened = names["open"][:6], names.pop("open")
         pages.append({"id": trial, "reference": opened, "stimuli": sorted(names.values())})
         key[trial] = {"clip": clip, "stimuli": {name: stimulus for stimulus, name in names.items()}}
-    test = {"id": f"{summary['test_set']['name']}-{summary['test_set']['checksum']}-{seed}", "trials": pages}
+    digest = hashlib.sha256(json.dumps([summary["test_set"]["checksum"], key]).encode()).hexdigest()[:8]
+    test = {"id": f"{summary['test_set']['name']}-{digest}", "trials": pages}  # of another key, another test
     template = resources.files(__package__).joinpath("pages/mushra.html").read_text()
     # "</" would end the script the text stands in
     text = template.replace("/*TEST*/null", json.dumps(test).replace("</", "<\\/"))

@@ -80,7 +80,7 @@ class DacSe:
 
         # the pipeline finds the processor by its model
         AutoProcessor.register(DacSeConfig, DacSeProcessor, exist_ok=True)
-        self.adapter = adapter
+        self.chosen = {"adapter": adapter} if adapter else {}  # else the one that the model may come with
         self.enhance = AudioEnhancementPipeline(model=DacSeForEnhancement.from_pretrained(model), device=device)
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, int]:
@@ -89,7 +89,7 @@ class DacSe:
     def enhance_many(self, recordings: Sequence[tuple[np.ndarray, int]]) -> list[tuple[np.ndarray, int]]:
         """Enhances (waveform, sampling_rate) recordings, their windows in one batch: the same outputs, sooner."""
         inputs = [{"array": waveform, "sampling_rate": rate} for waveform, rate in recordings]
-        outputs = self.enhance(inputs, adapter=self.adapter, batch_size=len(inputs))
+        outputs = self.enhance(inputs, batch_size=len(inputs), **self.chosen)
         return [(np.atleast_2d(output["audio"]), output["sampling_rate"]) for output in outputs]
 
 

@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import list_repo_files
+from safetensors import SafetensorError
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import cached_file
@@ -111,10 +113,10 @@ def find_processor(model: PreTrainedModel) -> ProcessorMixin:
     Raises:
         ValueError: the repository has no processor, and the released codec does not fit its model.
     """
-    path = model.config._name_or_path
-    if path and cached_file(path, "processor_config.json", _raise_exceptions_for_missing_entries=False):
+    path, where = model.config._name_or_path, _hub_arguments(model)
+    if path and cached_file(path, "processor_config.json", _raise_exceptions_for_missing_entries=False, **where):
         trusted = type(model).__module__.startswith("transformers_modules")  # the user trusted the model's code
-        return AutoProcessor.from_pretrained(path, trust_remote_code=trusted)
+        return AutoProcessor.from_pretrained(path, trust_remote_code=trusted, **where)
     layout = (model.config.num_codebooks, model.config.codebook_size)
     if layout != DEFAULT_CODEC_LAYOUT:
         raise ValueError(
@@ -145,11 +147,21 @@ def use_adapter(model: PreTrainedModel, adapter: str | None) -> None:
         if loaded:
             model.disable_adapters()
         return
-    name = re.sub(r"\W", "_", adapter)  # PEFT names submodules after it
+    name = adapter if adapter in loaded else _module_name(adapter)
     if name not in loaded:
         _load_adapter(model, name, _find_adapter(model, adapter))
     model.enable_adapters()
     model.set_adapter(name)
+
+
+def _module_name(adapter: str) -> str:
+    """A name for the submodules that PEFT adds, another for every adapter.
+
+    >>> _module_name("denoise"), _module_name("user/lora"), _module_name("user_lora")
+    ('denoise', 'user_lora_b7d0fd06', 'user_lora')
+    """
+    name = re.sub(r"\W", "_", adapter)
+    return name if name == adapter else f"{name}_{zlib.crc32(adapter.encode()):08x}"
 
 
 def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> None:
@@ -161,38 +173,53 @@ def _load_adapter(model: PreTrainedModel, name: str, place: dict[str, Any]) -> N
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
             loaded = model.load_adapter(adapter_name=name, **place)
         wrong = [key for key in (*loaded.missing_keys, *loaded.unexpected_keys) if f".{name}." in key]
-        fault = f"{len(wrong)} weights such as {wrong[0]}" if wrong else None
-    except RuntimeError:  # its report, which names the weights, is among those silenced here
-        fault = "weights of other sizes"
+        if wrong:
+            raise ValueError(f"{len(wrong)} weights such as {wrong[0]}")
+    except Exception as error:
+        if name in getattr(model, "peft_config", {}):
+            model.delete_adapter(name)  # else what was loaded in part would be taken for it the next time
+        where = place["peft_model_id"]
+        if isinstance(error, SafetensorError):
+            raise ValueError(f"the weights of adapter {where} are damaged ({error}): get them again") from error
+        if isinstance(error, (RuntimeError, ValueError)):
+            # The library's report of sizes, which names the weights, is among those silenced here.
+            fault = "weights of other sizes" if isinstance(error, RuntimeError) else str(error)
+            raise ValueError(
+                f"adapter {where} does not fit {_name(model)}: {fault}; give the model it was trained on"
+            ) from error
+        raise
     finally:
         library.setLevel(level)
-    if fault:
-        model.delete_adapter(name)  # also what was loaded in part
-        raise ValueError(f"adapter {place} does not fit {_name(model)}: {fault}; give the model it was trained on")
 
 
 def _find_adapter(model: PreTrainedModel, adapter: str) -> dict[str, Any]:
     """Where an adapter lies, as arguments of `load_adapter`."""
-    base, folder = model.config._name_or_path, f"adapters/{adapter}"
+    base, folder, where = model.config._name_or_path, f"adapters/{adapter}", _hub_arguments(model)
     if Path(adapter, "adapter_config.json").is_file():
         return {"peft_model_id": adapter}
-    if base and "/" not in adapter and find_adapter_config_file(base, subfolder=folder):
-        return {"peft_model_id": base, "adapter_kwargs": {"subfolder": folder}}
+    if base and "/" not in adapter and find_adapter_config_file(base, subfolder=folder, **where):
+        return {"peft_model_id": base, "adapter_kwargs": {"subfolder": folder, **where}}
     if re.fullmatch(r"[\w.-]+/[\w.-]+", adapter) and find_adapter_config_file(adapter):
         return {"peft_model_id": adapter}
-    known = sorted({*getattr(model, "peft_config", {}), *_adapters_beside(base)})
+    known = sorted({*getattr(model, "peft_config", {}), *_adapters_beside(base, where)})
     raise ValueError(
         f"adapter {adapter!r} is unknown; {_name(model)} has {', '.join(known) or 'none'}; or give a directory"
         " or Hub id"
     )
 
 
-def _adapters_beside(base: str) -> list[str]:
+def _adapters_beside(base: str, where: dict[str, Any]) -> list[str]:
     """Names of the folders under a model's `adapters/`."""
     if not base or os.path.isdir(base):
         return [config.parent.name for config in Path(base).glob("adapters/*/adapter_config.json")]
-    matches = (re.fullmatch(r"adapters/([^/]+)/adapter_config.json", file) for file in list_repo_files(base))
+    files = list_repo_files(base, revision=where.get("revision"), token=where.get("token"))
+    matches = (re.fullmatch(r"adapters/([^/]+)/adapter_config.json", file) for file in files)
     return [match[1] for match in matches if match]
+
+
+def _hub_arguments(model: PreTrainedModel) -> dict[str, Any]:
+    """How the model was got from the Hub: what lies beside it is got in the same way, at the same revision."""
+    return getattr(model, "hub_arguments", {})
 
 
 def _name(model: PreTrainedModel) -> str:

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 TASK = "audio-enhancement"
 PREPROCESS_PARAMETERS = {"sampling_rate", "window_seconds", "overlap_seconds", "regions"}
 POSTPROCESS_PARAMETERS = {"strength", "output_sampling_rate"}
+# Of `generate`: every window is answered whole, and once.
+REFUSED_PARAMETERS = {"max_length", "max_new_tokens", "num_return_sequences", "return_dict_in_generate"}
 
 
 class AudioEnhancementPipeline(ChunkPipeline):
@@ -162,8 +164,19 @@ class AudioEnhancementPipeline(ChunkPipeline):
             for tag, group in itertools.groupby(rows, key=lambda row: row[0])
         )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Saves model, processor, codec and the code of all: a directory, or Hub repository, that stands alone."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+        """Saves model, processor, codec and the code of all: a directory, or Hub repository, that stands alone.
+
+        Raises:
+            ValueError: the model holds adapters, of which alone the library would save the one that is active.
+        """
+        if adapters := getattr(self.model, "peft_config", None):
+            raise ValueError(
+                f"the model holds adapters ({', '.join(adapters)}), and would be saved without its own weights: save a"
+                " pipeline that has used none, or merge one with `dacse convert --adapter`"
+            )
+        if push_to_hub:  # the whole; each part alone would leave out the code of the others
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(save_directory)), **kwargs)
         os.makedirs(save_directory, exist_ok=True)
         implementation = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         self.model.config.custom_pipelines = {TASK: {"impl": implementation, "pt": ["AutoModel"], "type": "audio"}}
@@ -186,6 +199,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
         rate = parameters.get("output_sampling_rate")
         if rate not in (None, "input") and not (isinstance(rate, int) and rate > 0):
             raise ValueError(f"output_sampling_rate is {rate!r}; give a whole number of Hz, 'input' or None")
+        if refused := sorted(REFUSED_PARAMETERS & parameters.keys()):
+            raise ValueError(f"{refused[0]} is not for this pipeline, whose windows are answered whole, and once")
         preprocess = {name: parameters.pop(name) for name in PREPROCESS_PARAMETERS & parameters.keys()}
         postprocess = {name: parameters.pop(name) for name in POSTPROCESS_PARAMETERS & parameters.keys()}
         if "return_confidence" in parameters:
@@ -235,7 +250,8 @@ class AudioEnhancementPipeline(ChunkPipeline):
         if generated:
             use_adapter(self.model, adapter)
             prepared = self._prepare_generate_kwargs(generate_kwargs)
-            with _seeded(seed, self.device):
+            # Another seed for every batch: the windows of a recording are not to share their random numbers.
+            with _seeded(seed if seed is None else seed + windows[0].span.start, self.device):
                 ids = self.model.generate(
                     input_ids=model_inputs["input_ids"][generated],
                     attention_mask=model_inputs["attention_mask"][generated],
@@ -246,6 +262,11 @@ class AudioEnhancementPipeline(ChunkPipeline):
             probabilities = self.model.token_probabilities(ids) if return_confidence else [None] * len(ids)
             for index, row_ids, row_probabilities in zip(generated, ids, probabilities, strict=True):
                 codes = self.processor.clean_codes(row_ids)[0].cpu()
+                if codes.shape != windows[index].codes.shape:
+                    raise ValueError(
+                        f"a window of {windows[index].codes.shape[1]} frames was answered by {codes.shape[1]}: leave "
+                        "limits of length out of the generation configuration"
+                    )
                 rows[index] = EnhancedWindow(windows[index], codes, _frame_means(windows[index], row_probabilities))
         if progress is not None:
             for window in windows:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from dacse.cli import app
 from evaluation_dacse import systems, workers
-from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize
+from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize, system_version
 from evaluation_dacse.metrics import OFFLINE_METRICS, load_metric
 from evaluation_dacse.testsets import TestSet, open_test_set
 from tests.tiny_corpus import RATE, render_corpus, voice, write_corpus
@@ -200,6 +200,17 @@ def test_a_run_is_extended_by_a_system_and_nothing_else_is_computed(run):
     found = extended[system]
     assert found["overall"]["mel_distance"]["mean"] == summary["systems"]["clean"]["overall"]["mel_distance"]["mean"]
     assert audio_path(folder, system, test_set.clips[0].name).exists()
+
+
+@pytest.mark.parametrize(("system", "file"), [("folder:{}", "a.wav"), ("dacse:.+{}", "adapter_config.json")])
+def test_a_system_is_another_when_its_recordings_or_its_adapter_change(tmp_path, monkeypatch, system, file):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    (tmp_path / file).write_text("one")
+    first = system_version(system.format(tmp_path))
+    assert system_version(system.format(tmp_path)) == first != system_version("dacse:.")
+    (tmp_path / file).write_text("another")
+    assert system_version(system.format(tmp_path)) != first
 
 
 def test_time_is_that_of_the_processor_and_on_an_accelerator_that_of_the_clock(run, tmp_path, monkeypatch):

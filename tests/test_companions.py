@@ -83,7 +83,7 @@ def test_adapters_come_from_the_hub_too(folder, tmp_path):
     )
     for name in ("denoise", "user_lora"):
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected["audio"])
-    assert "'other' is unknown; user/model has denoise, dereverb, user_lora; or" in process.stdout
+    assert "'other' is unknown; user/model has denoise, dereverb, user_lora_b7d0fd06; or" in process.stdout
 
 
 def test_an_adapter_of_another_shape_is_refused(folder, tmp_path):
@@ -105,6 +105,51 @@ def test_an_adapter_of_a_wider_model_is_refused_every_time(folder, tmp_path):
         with pytest.raises(ValueError, match="wider.* does not fit .* give the model it was trained on"):
             enhance(noise(60), sampling_rate=RATE, adapter=str(tmp_path / "wider"))
     assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
+
+
+def remove_weights(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def cut_weights(adapter: Path) -> None:
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    (adapter / "adapter_model.safetensors").write_bytes(weights[:100])
+
+
+def aim_elsewhere(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["query"]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (remove_weights, OSError, "adapter_model"),
+        (cut_weights, ValueError, "weights of adapter .*broken are damaged"),
+        (aim_elsewhere, ValueError, "broken does not fit .*query"),
+    ],
+)
+def test_an_adapter_that_cannot_be_loaded_is_refused_every_time(folder, tmp_path, damage, error, message):
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
+    damage(Path(shutil.copytree(folder / "adapters" / "denoise", tmp_path / "broken")))
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            enhance(noise(60), sampling_rate=RATE, adapter=str(tmp_path / "broken"))
+    assert enhance(noise(60), sampling_rate=RATE, adapter="denoise")["audio"].shape == (60,)
+
+
+def test_adapters_whose_names_differ_by_a_sign_are_two(folder, tmp_path):
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
+    outputs = []
+    for name, adapter in (("v1_0", "denoise"), ("v1-0", "dereverb")):
+        shutil.copytree(folder / "adapters" / adapter, tmp_path / name)
+        given, known = (
+            enhance(noise(60), sampling_rate=RATE, adapter=adapter)["audio"]
+            for adapter in (str(tmp_path / name), adapter)
+        )
+        np.testing.assert_array_equal(given, known)
+        outputs.append(given)
+    assert (outputs[0] != outputs[1]).any()
 
 
 def test_a_pipeline_made_from_an_adapter_uses_it_until_told_not_to(folder, tmp_path):

@@ -1,4 +1,5 @@
 import itertools
+import mmap
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ class Ignore(BaseStreamer):
         ({"streamer": Ignore()}, False),
         ({"prompt_lookup_num_tokens": 3}, False),
     ],
-    ids=lambda value: str(value)[:60],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,  # the same in every process
 )
 def test_what_is_asked_for_beyond_ids_is_left_to_the_stock_loop(model, monkeypatch, arguments, decoded):
     runs = []
@@ -290,3 +291,23 @@ def test_a_mask_that_hides_more_than_padding_is_left_to_the_stock_loop(model):
     prompts = tiny_prompts([2, 2], model.config)
     prompts["attention_mask"][0, :3] = 0
     assert torch.equal(model.generate(**prompts), stock_generate(model, **prompts))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast_the_ids_are_those_of_the_stock_loop(model, dtype):
+    prompts = tiny_prompts([3, 2], model.config)
+    with torch.autocast("cpu", dtype):
+        ids = model.generate(**prompts)
+        stock = model.generate(**prompts, return_dict_in_generate=True).sequences
+    assert torch.equal(ids, stock)
+
+
+def test_a_kernel_without_large_pages_decodes_too(model, monkeypatch):
+    class WithoutAdvice(mmap.mmap):
+        def madvise(self, *args):
+            raise OSError(22, "Invalid argument")
+
+    prompts = tiny_prompts([2], model.config)
+    expected = model.generate(**prompts)
+    monkeypatch.setattr(mmap, "mmap", WithoutAdvice)
+    assert torch.equal(model.generate(**prompts), expected)

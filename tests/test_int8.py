@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 from torch import nn
-from transformers import pipeline
+from transformers import AutoModel, AutoModelForCausalLM, pipeline
 
-import dacse  # noqa: F401  registers the pipeline
+import dacse  # noqa: F401  registers model and pipeline
 from modeling_dacse import DacSeForEnhancement
 from modeling_dacse.int8_dacse import (
     Int8Linear,
@@ -91,9 +91,10 @@ def test_silence_stays_silence():
 
 
 @pytest.mark.parametrize("dtype", ["int8", torch.int8], ids=str)
-def test_a_model_loads_in_int8_and_stays_on_the_grid(tmp_path, dtype):
+@pytest.mark.parametrize("load", [DacSeForEnhancement, AutoModel, AutoModelForCausalLM])
+def test_a_model_loads_in_int8_and_stays_on_the_grid(tmp_path, load, dtype):
     tiny_model().save_pretrained(tmp_path)
-    model = DacSeForEnhancement.from_pretrained(tmp_path, dtype=dtype)
+    model = load.from_pretrained(tmp_path, dtype=dtype)
     layers = [module for module in model.model.layers.modules() if isinstance(module, Int8Linear)]
     assert len(layers) == 7 * model.config.num_hidden_layers
     prompts, config = tiny_prompts([3, 2], model.config), model.config

@@ -90,7 +90,15 @@ def test_answers_to_another_test_are_refused(run):
     build_listening_test(run)
     path = answer(run, "ana", OPINION)
     build_listening_test(run, seed=1)
-    with pytest.raises(ValueError, match="answers the test made-up-abc-0, but"):
+    with pytest.raises(ValueError, match="answers the test made-up-.*, but"):
+        analyse(run, [path])
+    build_listening_test(run)
+    analyse(run, [path])  # the same test again
+    summary = json.loads((run / "summary.json").read_text())
+    systems = dict(reversed(summary["systems"].items()))
+    (run / "summary.json").write_text(json.dumps(summary | {"systems": systems}))
+    build_listening_test(run)  # whose recordings have the names that others had
+    with pytest.raises(ValueError, match="answers the test made-up-.*, but"):
         analyse(run, [path])
 
 

@@ -6,6 +6,8 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
+from transformers import GenerationConfig
 from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_dacse import AudioEnhancementPipeline
@@ -240,6 +242,33 @@ def test_a_seed_makes_sampling_reproducible_and_leaves_torch_s_state_alone(enhan
     assert (first != other).any()
 
 
+def test_batches_do_not_share_their_random_numbers(enhance, monkeypatch):
+    drawn, generate = [], enhance.model.generate
+    monkeypatch.setattr(
+        enhance.model, "generate", lambda **inputs: (drawn.append(torch.rand(()).item()), generate(**inputs))[1]
+    )
+    for _ in range(2):
+        enhance(noise(250), sampling_rate=RATE, do_sample=True, seed=1, batch_size=1)
+    once, again = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    assert once == again and len(set(once)) == len(once) > 1
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"max_new_tokens": 3}, {"max_length": 99}, {"num_return_sequences": 2}, {"return_dict_in_generate": True}],
+    ids=str,
+)
+def test_parameters_that_would_cut_or_multiply_windows_are_refused(enhance, parameters):
+    with pytest.raises(ValueError, match=f"{next(iter(parameters))} is not for this pipeline"):
+        enhance(noise(60), sampling_rate=RATE, **parameters)
+
+
+def test_a_limit_in_the_generation_configuration_is_found_out(enhance):
+    limited = GenerationConfig(max_new_tokens=3)
+    with pytest.raises(ValueError, match="was answered by 1: leave limits of length out"):
+        enhance(noise(60), sampling_rate=RATE, generation_config=limited)
+
+
 def test_generation_parameters_of_a_call_and_of_the_pipeline_reach_generate(enhance):
     audio = {"array": noise(60), "sampling_rate": RATE}
     greedy = enhance(audio)["audio"]
@@ -302,3 +331,11 @@ def test_nothing_is_generated_behind_the_frames_a_window_keeps(frames):
     spans = split_windows(frames, 10, 2, whole=True)
     (forced,) = [call["forced_ids"] for call in calls]
     assert (forced == -1).sum(1).tolist() == [(span.last - span.start) * 3 for span in spans]
+
+
+def test_a_pipeline_that_has_used_an_adapter_is_not_saved_without_its_own_weights(tmp_path):
+    enhance = tiny_pipeline()
+    enhance.model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"holds adapters \(default\)"):
+        enhance.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -79,7 +79,7 @@ def test_noisy_and_clean_are_handed_through():
 def test_a_checkpoint_is_loaded_by_its_path_and_enhances_as_the_pipeline(checkpoint):
     waveform = voice(0, 0.05)
     system = load_system(f"dacse:{checkpoint}")
-    assert isinstance(system, DacSe) and system.adapter is None
+    assert isinstance(system, DacSe) and system.chosen == {}
     output, rate = system(waveform[None], 8000)
     expected = tiny_pipeline()(waveform, sampling_rate=8000)
     assert rate == expected["sampling_rate"] == 8000

@@ -45,8 +45,8 @@ GROW_SHARE, SHRINK_SHARE = 0.75, 0.5  # of a pass's tokens that the last row cou
 def can_decode(model, input_ids, processors, stops, generation_config, model_kwargs) -> bool:
     """Whether the decoder gives what the stock loop would: greedy or sampled, from prompts padded as by the processor.
 
-    The stock loop keeps the rest: returned scores, processors and stops of the user, chosen caches, models in training
-    or spread over devices, attention implementations other than the default.
+    The stock loop keeps the rest: returned scores, processors and stops of the user, chosen caches, autocast, models
+    in training or spread over devices, attention implementations other than the default.
     """
     cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
     positions, is_real = model_kwargs.get("position_ids"), input_ids != model.config.pad_token_id
@@ -61,6 +61,7 @@ def can_decode(model, input_ids, processors, stops, generation_config, model_kwa
         and not generation_config.is_assistant
         and generation_config.prefill_chunk_size is None
         and not model.training
+        and not torch.is_autocast_enabled(model.device.type)
         and model.config._attn_implementation == "sdpa"
         and model.config.rope_parameters["rope_type"] not in ("dynamic", "longrope")
         and len(set(getattr(model, "hf_device_map", {"": 0}).values())) == 1
@@ -76,7 +77,6 @@ def can_capture(model, warpers, num_tokens: int) -> bool:
         and num_tokens >= CAPTURED_FRAMES * model.config.num_codebooks
         and all(type(warper) in CAPTURED_WARPERS for warper in warpers)
         and not getattr(model, "is_quantized", False)
-        and not torch.is_autocast_enabled(model.device.type)
     )
 
 

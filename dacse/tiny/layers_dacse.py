@@ -6,6 +6,7 @@ token's attention is two plain products where they are faster than the fused ker
 [`CachedLayers.step`], which can be captured. What comes out is the same up to rounding.
 """
 
+import contextlib
 import mmap
 import sys
 from collections.abc import Callable, Sequence
@@ -114,7 +115,8 @@ def zeros_to_stream(shape: Sequence[int], dtype: torch.dtype, device: torch.devi
         return torch.zeros(shape, dtype=dtype, device=device)
     count = torch.Size(shape).numel()
     memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 

@@ -8,11 +8,16 @@ from .configuration_dacse import DacSeConfig
 from .generation_dacse import DacSeGenerationMixin
 from .int8_dacse import Int8Linear, quantize_layers
 
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
+
 
 class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
     """Speech enhancement as next-token prediction (arXiv 2510.02187): `[bos] noisy [start_clean]` in, clean ids out.
 
     Weights and `forward` are Llama's, `labels` included. The authors' plain Llama repository loads as it stands.
+
+    Attributes:
+        hub_arguments (`dict`): How it was got from the Hub, of `HUB_ARGUMENTS`: what lies beside it is got likewise.
     """
 
     config_class = DacSeConfig
@@ -35,6 +40,8 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
         wants_int8 = kwargs.get("dtype") in ("int8", torch.int8)
         if wants_int8:
             kwargs["dtype"] = "auto"
+            if kwargs.get("config") is not None:  # into which the Auto classes have written int8
+                kwargs["config"].dtype = None
         kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True} | kwargs | {"output_loading_info": True}
         try:
             model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -48,6 +55,7 @@ class DacSeForEnhancement(DacSeGenerationMixin, LlamaForCausalLM):
                     f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
                 )
+        model.hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         if wants_int8:
             quantize_layers(model)
         return (model, info) if wants_info else model
