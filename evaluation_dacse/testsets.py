@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-import tempfile
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -258,7 +258,6 @@ def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: d
 
 def write_json(path: Path, content) -> None:
     """Writes whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-    Path(file.name).rename(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.rename(path)

@@ -36,5 +36,5 @@ def convert(
     with TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name}-") as name:
         folder = Path(name, "repository")
         folder.mkdir()
-        stage_model(enhance, source, folder, str(destination))
+        stage_model(enhance, source, folder, str(destination), merged=adapter is not None)
         os.replace(folder, destination)

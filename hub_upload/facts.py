@@ -105,7 +105,7 @@ class Facts:
         path = folder / FACTS_NAME
         if not path.exists():
             return cls()
-        given = yaml.safe_load(path.read_text())
+        given = yaml.safe_load(path.read_text()) or {}
         try:
             parts = {name: [part(**each) for each in given.pop(name, [])] for name, part in PARTS.items()}
             return cls(**given, **parts)

@@ -74,7 +74,14 @@ def find_processor(source: str, codec: str | None, model: DacSeForEnhancement) -
     return DacSeProcessor.from_pretrained(source)
 
 
-def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, name: str, files_at: str = "") -> None:
+def stage_model(
+    enhance: AudioEnhancementPipeline,
+    source: str,
+    folder: Path,
+    name: str,
+    files_at: str = "",
+    merged: bool = False,
+) -> None:
     """Fills `folder` with everything a repository of the model needs.
 
     Args:
@@ -84,13 +91,16 @@ def stage_model(enhance: AudioEnhancementPipeline, source: str, folder: Path, na
         folder: an existing, empty folder.
         name: what a user loads the model by.
         files_at: what stands before a file's path in the card's links (see `model_card`).
+        merged: an adapter was merged into the weights: adapters and figures of the source are those of others.
     """
     origin = Path(source)
     facts = Facts.read(origin)
+    if merged:
+        facts = replace(facts, evaluations=[], goals=[], losses=[])
     if facts.base_model is None and not origin.is_dir():
         facts = replace(facts, base_model=source)
     enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-    for config in sorted(origin.glob(f"adapters/*/{CONFIG_NAME}")):
+    for config in [] if merged else sorted(origin.glob(f"adapters/*/{CONFIG_NAME}")):
         copy_adapter(config.parent, folder / "adapters" / config.parent.name, name)
     for sample in facts.samples:
         write_sample(enhance, origin / sample.file, folder, sample)

@@ -18,11 +18,9 @@ import torch
 
 # What libsndfile writes to its log when a chunk of audio, or a file that is all audio, promises more than there is:
 # WAV "data : 88200 (should be 44100)", AIFF "SSND", AU "Data Size", W64 "riff", RF64 "Riff size". The "RIFF" size of a
-# plain WAV is left out: many programs write it wrong by a few bytes around complete audio. Programs that write into a
-# pipe, such as ffmpeg, cannot know the size, and write the largest there is.
+# plain WAV is left out: many programs write it wrong by a few bytes around complete audio.
 _BROKEN_PROMISE = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
-_UNKNOWN_SIZE = 2**32 - 1
 _REMEDY = "get the file again, or rewrite it, for example with `ffmpeg -i IN OUT.wav`"
 
 
@@ -138,7 +136,7 @@ def _open(source: Any, name: str, block_seconds: float) -> AudioStream:
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: headerless audio, named .raw
         raise ValueError(f"{name} cannot be read as audio ({error}); give wav, flac, ogg or mp3") from error
     for promised, present in _BROKEN_PROMISE.findall(file.extra_info):
-        if int(present) < int(promised) != _UNKNOWN_SIZE:
+        if int(promised) > int(present):
             raise ValueError(f"{name} promises {promised} bytes of audio and has {present}; {_REMEDY}")
     if file.frames == 0:
         raise ValueError(f"{name} has no samples; {_REMEDY}")

@@ -20,6 +20,7 @@ else:
     spaces = None
 
 import gradio as gr
+import soundfile
 from comparison import DNSMOS_SECONDS, Comparison, score
 from offer import (
     BASE_MODEL,
@@ -33,7 +34,7 @@ from offer import (
 
 HERE = Path(__file__).parent
 EXAMPLES = {path.stem.replace("_", " "): path for path in sorted((HERE / "examples").glob("*.flac"))}
-GPU_SECONDS = 120  # ZeroGPU's reservation for one recording
+GPU_SECONDS = 30, 0.6  # ZeroGPU's reservation for a recording, and for each of its seconds
 WAITING_PLACES = 20
 KEPT_SECONDS = 3600
 MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model has one active adapter: one at a time
@@ -67,6 +68,12 @@ THEME = gr.themes.Soft(
 )
 
 
+def _gpu_seconds(model: str, path: str, parameters: dict[str, Any]) -> int:
+    """What is reserved of a GPU for enhancing the recording at `path`."""
+    start, share = GPU_SECONDS
+    return round(start + share * soundfile.info(path).duration)
+
+
 class Space:
     """The page over loaded pipelines.
 
@@ -82,7 +89,7 @@ class Space:
         self.adapters = adapters
         self.settings = settings
         self.results = results
-        self.stream = spaces.GPU(duration=GPU_SECONDS)(self._stream) if spaces else self._stream
+        self.stream = spaces.GPU(duration=_gpu_seconds)(self._stream) if spaces else self._stream
 
     def _stream(self, model: str, path: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
         pipe = self.pipelines[model]

@@ -159,17 +159,10 @@ BAD_FILES = {
     "text named .wav": (b"hello world\n" * 100, "cannot be read as audio"),
     "text named .raw": (b"hello world\n" * 100, "cannot be read as audio"),
     "empty": (b"", "cannot be read as audio"),
-    "header of 4 GB": (with_size(intact("wav"), 2**32 - 2), "promises 4294967294 bytes of audio and has 40000"),
+    "header of 4 GB": (with_size(intact("wav"), 2**32 - 1), "promises 4294967295 bytes of audio and has 40000"),
     "header of 2 GB": (with_size(intact("wav"), 2**31 - 16), "promises 2147483632 bytes of audio and has 40000"),
     "no samples": (with_size(intact("wav"), 0)[:44], "has no samples"),
 }
-
-
-def test_a_file_from_a_pipe_that_does_not_say_its_size_is_read_whole():
-    waveform, rate = load_audio(intact("wav"))
-    piped, piped_rate = load_audio(with_size(intact("wav"), 2**32 - 1))
-    assert piped_rate == rate
-    np.testing.assert_array_equal(piped, waveform)
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from peft import LoraConfig
 from typer.testing import CliRunner
 
 from dacse.cli import app
 from dacse.files import plan_jobs, replaced_when_done
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_model, tiny_pipeline
 
 RATE = 8000  # of the tiny codec
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,39 @@ def test_results_stand_beside_their_inputs_and_are_no_inputs_the_next_time(run, 
     assert (tmp_path / "a.enhanced.wav").is_file()
     again = run(tmp_path, "--skip-existing")
     assert again.exit_code == 0 and "0 enhanced, 1 skipped, 0 failed" in again.stderr
+
+
+def test_results_are_told_from_inputs_by_a_folder_within_the_one_that_is_searched(tmp_path, monkeypatch):
+    (tmp_path / "noisy").mkdir()
+    for name in ("noisy/a.wav", "noisy/b.flac"):
+        soundfile.write(tmp_path / name, noise(8), RATE)
+    monkeypatch.chdir(tmp_path / "noisy")
+    sources = [str(tmp_path / "noisy/a.wav"), str(tmp_path / "noisy/b.flac")]
+    for output in (tmp_path, tmp_path / "noisy/out", tmp_path / "elsewhere"):
+        (tmp_path / "noisy/out").mkdir(exist_ok=True)
+        soundfile.write(tmp_path / "noisy/out/c.wav", noise(8), RATE)
+        jobs, problems = plan_jobs([str(tmp_path / "noisy")], str(output), None)
+        earlier = [] if output.name == "out" else [str(tmp_path / "noisy/out/c.wav")]
+        assert [job.source for job in jobs] == sources + earlier and not problems
+    assert [job.target for job in plan_jobs(["*.flac"], ".", None)[0]] == ["b.wav"]
+    jobs, _ = plan_jobs(["**/*.wav"], "out", None)
+    assert [job.source for job in jobs] == ["a.wav"]
+
+
+def test_a_model_that_is_an_adapter_is_used_as_one(run, model, tmp_path):
+    adapted = tiny_model()
+    adapted.add_adapter(LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text()) | {"base_model_name_or_path": model}
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(config))
+    soundfile.write(tmp_path / "a.wav", noise(90), RATE, subtype="FLOAT")
+    given = run(tmp_path / "a.wav", "-o", tmp_path / "given.wav", "--adapter", tmp_path / "adapter")
+    itself = run(tmp_path / "a.wav", "-o", tmp_path / "itself.wav", "--model", tmp_path / "adapter")
+    plain = run(tmp_path / "a.wav", "-o", tmp_path / "plain.wav")
+    assert [given.exit_code, itself.exit_code, plain.exit_code] == [0, 0, 0], itself.stderr
+    audio = {name: soundfile.read(tmp_path / f"{name}.wav")[0] for name in ("given", "itself", "plain")}
+    np.testing.assert_array_equal(audio["itself"], audio["given"])
+    assert (audio["itself"] != audio["plain"]).any()
 
 
 def test_existing_results_are_refused_skipped_or_replaced_as_asked(run, tmp_path):

@@ -86,6 +86,34 @@ def test_adapters_come_from_the_hub_too(folder, tmp_path):
     assert "'other' is unknown; user/model has denoise, dereverb, user_lora_b7d0fd06; or" in process.stdout
 
 
+OF_A_REVISION = """
+import numpy, sys
+import dacse
+from transformers import pipeline
+
+for name, revision in (("first", sys.argv[1]), ("latest", None)):
+    enhance = pipeline("audio-enhancement", model="user/model", revision=revision, device="cpu")
+    numpy.save(name, enhance(numpy.load("noisy.npy"), sampling_rate=8000, adapter="denoise")["audio"])
+"""
+
+
+def test_what_lies_beside_a_model_is_of_its_revision(folder, tmp_path):
+    np.save(tmp_path / "noisy.npy", noise(60))
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    other = {name.replace("dereverb", "denoise"): content for name, content in files.items() if "dereverb" in name}
+    with LoopbackHub() as hub:
+        first = hub.add("user/model", files)
+        hub.add("user/model", files | other)
+        environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        command = [sys.executable, "-c", OF_A_REVISION, first]
+        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
+    for name, adapter in (("first", "denoise"), ("latest", "dereverb")):
+        expected = enhance(noise(60), sampling_rate=RATE, adapter=adapter)["audio"]
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected)
+
+
 def test_an_adapter_of_another_shape_is_refused(folder, tmp_path):
     enhance = pipeline("audio-enhancement", model=str(folder), device="cpu")
     config = json.loads((folder / "adapters" / "denoise" / "adapter_config.json").read_text())

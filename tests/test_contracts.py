@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import json
 import os
 import subprocess
@@ -125,10 +126,17 @@ def test_contract_4_a_saved_directory_gives_the_same_output_in_a_process_without
         assert json.loads(saved[name].read_text()) == json.loads(again[name].read_text())
 
 
-def test_contract_4_so_does_a_hub_repository_pushed_by_the_pipeline(enhance, tmp_path, environment, monkeypatch):
+@pytest.mark.parametrize("is_saved_too", [False, True])
+def test_contract_4_so_does_a_hub_repository_pushed_by_the_pipeline(
+    enhance, tmp_path, environment, monkeypatch, is_saved_too
+):
     with LoopbackHub() as hub:
         hub.attach(monkeypatch)
-        enhance.push_to_hub("user/model")
+        if is_saved_too:
+            enhance.save_pretrained(tmp_path / "here", push_to_hub=True, repo_id="user/model")
+            assert (tmp_path / "here/pipeline_dacse.py").exists()
+        else:
+            enhance.push_to_hub("user/model")
         environment |= hub.environment(tmp_path / "home")
         audio, _ = enhance_in_a_fresh_process("user/model", noise(90), tmp_path, environment)
     np.testing.assert_array_equal(audio, enhance(noise(90), sampling_rate=RATE)["audio"])
@@ -166,19 +174,25 @@ def test_contract_5_the_released_plain_llama_layout_enhances_as_it_stands_and_as
     assert enhance.forward(item)["row"].codes.equal(naive)
 
 
-def test_contract_6_a_stream_needs_no_more_memory_for_a_longer_file(tmp_path):
+def bytes_of_tensors() -> int:
+    tensors = (one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter))
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+    return sum(storages.values())
+
+
+def test_contract_6_a_stream_holds_no_more_memory_the_longer_it_goes_on(tmp_path):
     enhance = tiny_pipeline()
     enhance.processor.stream_audio = functools.partial(enhance.processor.stream_audio, block_seconds=0.1)
-    peaks = []
-    for seconds in (20, 32):  # longer than all buffers
-        soundfile.write(tmp_path / "silence.wav", np.zeros(seconds * RATE), RATE)
-        tracemalloc.start()
-        assert (
-            sum(piece.shape[1] for piece in enhance.stream(tmp_path / "silence.wav", batch_size=4)) == seconds * RATE
-        )
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0], peaks  # 12 s more of audio would be 384 kB more, a third as much again
+    soundfile.write(tmp_path / "noise.wav", noise(24 * RATE)[0], RATE)
+    samples, held = 0, []
+    tracemalloc.start()
+    for piece in enhance.stream(tmp_path / "noise.wav", batch_size=64):
+        samples += piece.shape[1]
+        if samples >= 8 * RATE * (len(held) + 1):  # 8 s are longer than all buffers
+            held.append(tracemalloc.get_traced_memory()[0] + bytes_of_tensors())
+    tracemalloc.stop()
+    assert samples == 24 * RATE and len(held) == 3
+    assert held[2] - held[0] < 100_000, held  # 16 s more of audio would be 512 kB
 
 
 def test_contract_7_a_bad_file_is_named_and_leaves_nothing_behind_while_the_others_finish(enhance, tmp_path):

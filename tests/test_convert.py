@@ -1,9 +1,12 @@
 """Conversion makes a self-contained directory of the authors' layout, of another dtype, of a merged adapter."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import DacConfig, DacModel, LlamaConfig, LlamaForCausalLM
 
@@ -71,6 +74,20 @@ def test_an_adapter_is_merged_in_float32_and_the_result_has_its_outputs(checkpoi
         expected, plain = adapted.eval()(**prompts).logits, tiny_model()(**prompts).logits
         torch.testing.assert_close(merged(**prompts).logits, expected, rtol=1e-4, atol=1e-4)  # sums in another order
     assert (expected - plain).abs().max() > 0.1
+
+
+def test_adapters_and_figures_of_the_source_are_not_those_of_merged_weights(checkpoint, tmp_path):
+    source = Path(shutil.copytree(checkpoint, tmp_path / "source"))
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(source / "adapters" / "denoise")
+    goals = [{"what": "STOI", "goal": "0.9", "reached": "0.8", "passed": False}]
+    (source / "card.yaml").write_text(yaml.safe_dump({"license": "mit", "goals": goals}))
+    convert(str(source), tmp_path / "same")
+    assert (tmp_path / "same/adapters/denoise").exists()
+    assert yaml.safe_load((tmp_path / "same/card.yaml").read_text())["goals"] == goals
+    convert(str(source), tmp_path / "merged", adapter=str(source / "adapters/denoise"))
+    assert not (tmp_path / "merged/adapters").exists()
+    assert yaml.safe_load((tmp_path / "merged/card.yaml").read_text()) == {"license": "mit"}
 
 
 def test_dtype_and_codec_are_those_asked_for(checkpoint, released, tmp_path):

@@ -15,6 +15,7 @@ from training_dacse.collator import TokenCollator
 from training_dacse.data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from training_dacse.pairs import DegradedPairs, PairedFiles, corpus_pairs
 from training_dacse.recipe import Recipe
+from training_dacse.rooms import SimulatedRooms
 from training_dacse.sources import BackgroundClips, find_clips
 
 RECIPE = """
@@ -90,6 +91,24 @@ def test_splits_and_filters_of_a_manifest_are_kept(corpus):
     assert len(clips) == 6 and all("valid" in clips.name(index) for index in range(6))
     with pytest.raises(ValueError, match="no row satisfies"):
         find_clips(corpus, "snr_db > 99")
+
+
+def test_background_of_its_own_is_of_the_split_as_well(corpus, recipe, tmp_path):
+    other = write_corpus(tmp_path / "other")
+    own = {"noise": str(other), "rooms": str(other)}
+    for split in ("train", "valid"):
+        sources = corpus_pairs(str(corpus), recipe, RATE, HOP, split=split, **own).recipe.sources
+        for source, kind in (("noise", "noise"), ("room", "rir")):
+            clips = sources[source].clips
+            assert [clips.name(index) for index in range(len(clips))] == [str(other / kind / f"{split}.flac")]
+
+
+def test_without_room_responses_rooms_are_simulated(corpus, recipe, tmp_path):
+    rows = (corpus / "MANIFEST.tsv").read_text().splitlines()
+    rows = [row.replace("speech/", f"{corpus}/speech/").replace("noise/", f"{corpus}/noise/") for row in rows]
+    (tmp_path / "MANIFEST.tsv").write_text("\n".join(row for row in rows if "\trir\t" not in row) + "\n")
+    pairs = corpus_pairs(str(tmp_path), recipe, RATE, HOP)
+    assert isinstance(pairs.recipe.sources["room"], SimulatedRooms)
 
 
 def test_the_same_clips_come_from_a_folder_and_from_a_data_set(corpus, tmp_path):
@@ -193,6 +212,14 @@ def test_a_stream_sharded_by_rank_gives_every_clip_once(corpus, pairs, tmp_path)
     ranks = [clean(rows.to_iterable_dataset(num_shards=6).shard(2, rank)) for rank in range(2)]
     assert len(whole) == len(set(whole)) == 6
     assert sorted(ranks[0] + ranks[1]) == sorted(whole) and not set(ranks[0]) & set(ranks[1])
+
+
+def test_recordings_of_a_stream_that_have_no_name_are_drawn_by_what_they_hold(corpus, pairs):
+    files = sorted((corpus / "speech").glob("train*.flac"))
+    rows = Dataset.from_list([{"audio": {"bytes": path.read_bytes(), "path": None}} for path in files])
+    codec = tiny_codec(downsampling_ratios=[8, 8, 4])
+    clean = [tuple(row["clean"].flatten().tolist()) for row in stream_tokens(rows.to_iterable_dataset(), pairs, codec)]
+    assert len(clean) == len(set(clean)) == 6
 
 
 def test_a_stream_leaves_short_recordings_out_and_skips_broken_ones_only_when_asked(corpus, pairs, recipe):

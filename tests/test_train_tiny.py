@@ -179,6 +179,9 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     assert run.settings["stage1"]["max_seconds"] == 5
     main.run_stages(run, None)
     assert gone[1 + len(main.STAGES) :] == list(main.STAGES)[list(main.STAGES).index("stage1") :]
+    other = run.with_settings("stage1", train_clips=7)  # the tokens are others then, and they come first
+    with pytest.raises(SystemExit, match="tokens was made with .*'train_clips': 5120.* give another --output"):
+        main.run_stages(other, None)
     with pytest.raises(settings.argparse.ArgumentTypeError, match="give codec="):
         settings.budget("card=3")
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7

@@ -41,7 +41,7 @@ class Rows(torch.utils.data.Dataset):
         return {"noisy": self.codes[index], "clean": self.codes[index], "task": int(self.task_numbers[index])}
 
 
-def trainer(folder, rows=None, model=None, **settings):
+def trainer(folder, rows=None, model=None, all_clips=None, **settings):
     settings = {"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"} | settings
     args = DacSeTrainingArguments(
         output_dir=str(folder),
@@ -53,9 +53,8 @@ def trainer(folder, rows=None, model=None, **settings):
     )
     rows, model = rows or Rows(16), model or tiny_model()
     collator = TokenCollator(model.config)
-    return DacSeTrainer(
-        model=model, args=args, tasks=Rows.tasks, train_dataset=rows, eval_dataset=rows, data_collator=collator
-    )
+    own = {"train_dataset": rows, "eval_dataset": rows, "all_clips": all_clips}
+    return DacSeTrainer(model=model, args=args, tasks=Rows.tasks, data_collator=collator, **own)
 
 
 def losses(run):
@@ -82,6 +81,16 @@ def test_the_loss_is_the_mean_over_clean_tokens_of_rows_of_any_length(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(total / count, rel=1e-5)
     for number, task in enumerate(Rows.tasks):
         assert metrics[f"eval_loss/{task}"] == pytest.approx(sum(per_task[number]) / len(per_task[number]), rel=1e-5)
+
+
+def test_losses_of_trainers_of_parts_are_those_of_all_clips(tmp_path):
+    """With `logit_adjustment` the loss depends on how common codes are said to be."""
+    every, losses = Rows(16), []
+    for rows in (every, Rows(3), Rows(5)):
+        part = trainer(tmp_path, rows, all_clips=every, logit_adjustment=1.0)
+        losses.append(part.evaluate(every)["eval_loss"])
+    assert losses[0] == losses[1] == losses[2]
+    assert trainer(tmp_path, Rows(3), logit_adjustment=1.0).evaluate(every)["eval_loss"] != losses[0]
 
 
 def test_spoiled_frames_are_whole_noisy_ones_and_not_trained_on():

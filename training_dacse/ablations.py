@@ -47,6 +47,7 @@ def train_variant(
     trainer = make_trainer(model, here, train, valid)
     trainer.train()
     trainer.save_model()
+    trainer.accelerator.wait_for_everyone()  # before anybody reads what the first process writes
     return trainer
 
 

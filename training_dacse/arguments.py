@@ -113,6 +113,7 @@ class DacSeTrainingArguments(TrainingArguments):
     listen_clips: int = field(default=0, metadata={"help": "held-out clips enhanced and logged at every evaluation"})
     remove_unused_columns: bool = False  # the collator needs them all
     ddp_find_unused_parameters: bool | None = False  # there are none: looking for them costs time in every step
+    ddp_timeout: int = 86_400  # s: the first process may build a large token cache while the others wait
     logging_nan_inf_filter: bool = False  # a NaN must be seen
     prediction_loss_only: bool = True  # the trainer measures accuracy itself; logits of a whole set fill the memory
 

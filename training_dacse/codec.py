@@ -52,7 +52,7 @@ class CodecTrainingArguments:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_seconds", "batch_size", "segment_seconds", "learning_rate", "restart_every"):
+        for name in ("max_seconds", "batch_size", "segment_seconds", "learning_rate", "warmup_steps", "restart_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.adversarial_from <= 1:

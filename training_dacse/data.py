@@ -297,8 +297,8 @@ def stream_tokens(
 ) -> IterableDataset:
     """Rows like a cache's from a streamed data set with an `audio` column; too short recordings are left out.
 
-    A clip is drawn by `pairs.seed` and the name of its recording: the same in any process, worker or order. A launcher
-    that shards the stream (`dispatch_batches=False`) gives every process clips of its own.
+    A clip is drawn by `pairs.seed` and the name of its recording, or its bytes: the same in any process, worker or
+    order. A launcher that shards the stream (`dispatch_batches=False`) gives every process clips of its own.
 
     Args:
         stream: a streamed data set of clean speech.
@@ -309,11 +309,12 @@ def stream_tokens(
 
     def tokenize(batch: dict) -> dict:
         (audio,) = batch["audio"]
-        clips, name = Clips([audio]), Path(audio["path"]).name
+        clips = Clips([audio])
+        name = Path(audio["path"]).name.encode() if audio["path"] else audio["bytes"]
         try:
             if clips.duration(0) < pairs.recipe.clip_seconds[0]:
                 return {"noisy": [], "clean": [], "task": []}
-            pair = pairs.degrade(clips, 0, np.random.default_rng((pairs.seed, zlib.crc32(name.encode()))))
+            pair = pairs.degrade(clips, 0, np.random.default_rng((pairs.seed, zlib.crc32(name))))
         except (OSError, ValueError) as error:
             pairs.skip_or_raise(error)
             return {"noisy": [], "clean": [], "task": []}

@@ -59,9 +59,9 @@ def enhance_codes(model, noisy: Tensor, vectors: Tensor | None = None) -> Tensor
     model.eval()
     if isinstance(model, FSDPModule):
         model.unshard()  # what is not in a layer: generation may go round the hook that does this before `forward`
-    ids = codes_to_ids(noisy[None], config.codebook_size, config.first_code_id)
-    bos, start = (torch.full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
-    prompt = torch.cat([bos, ids, start], 1).to(model.device)
+    ids = codes_to_ids(noisy[None].to(model.device), config.codebook_size, config.first_code_id)
+    bos, start = (ids.new_full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
+    prompt = torch.cat([bos, ids, start], 1)
     mask = torch.ones_like(prompt)
     generated = model.generate(prompt, attention_mask=mask, do_sample=False, code_vectors=vectors)
     model.train(training)

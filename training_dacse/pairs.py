@@ -276,25 +276,30 @@ def corpus_pairs(
         sampling_rate, hop_length: the codec's.
         split: rows of such a manifest.
         where: further filter of the speech rows.
-        noise, rooms, music: folders, manifests or data sets of their own; without rooms small ones are simulated.
+        noise, rooms, music: folders, manifests or data sets of their own; without rooms small ones are simulated. Of
+            a manifest with such columns these are the rows of `split`, and of the kind `noise`, `rir` or `music`.
         tasks: of the recipe; all when left out.
         options: `seed` and what else `DegradedPairs` takes.
     """
-    manifest = manifest_of(Path(data))
-    columns = set(read_manifest(manifest)) if manifest else set()
 
-    def rows(kind: str, extra: str | None = None) -> str | None:
-        conditions = [f"kind == '{kind}'"] if "kind" in columns else []
-        conditions += [f"split == '{split}'"] if "split" in columns else []
-        return " and ".join(conditions + ([f"({extra})"] if extra else [])) or None
+    def clips(source: str, kind: str, extra: str | None = None) -> Clips | None:
+        """What a source has of a split and a kind, if it is a manifest that says so; None if `data` has none of it."""
+        manifest = manifest_of(Path(source))
+        table = read_manifest(manifest) if manifest else {}
+        has_kind = "kind" in table and (table["kind"] == kind).any()
+        if source == data and kind != "speech" and not has_kind:
+            return None
+        conditions = [f"kind == '{kind}'"] if has_kind else []
+        conditions += [f"split == '{split}'"] if "split" in table else []
+        return find_clips(source, " and ".join(conditions + ([f"({extra})"] if extra else [])) or None)
 
-    speech = find_clips(data, rows("speech", where))
+    speech = clips(data, "speech", where)
     sources = {"speech": BackgroundClips(speech, floor=SILENCE_RMS), "small_room": SimulatedRooms()}
     sources["room"] = sources["small_room"]
-    if noise or "kind" in columns:
-        sources["noise"] = BackgroundClips(find_clips(noise) if noise else find_clips(data, rows("noise")))
-    if rooms or "kind" in columns:
-        sources["room"] = MeasuredRooms(find_clips(rooms) if rooms else find_clips(data, rows("rir")))
+    if found := clips(noise or data, "noise"):
+        sources["noise"] = BackgroundClips(found)
+    if found := clips(rooms or data, "rir"):
+        sources["room"] = MeasuredRooms(found)
     if music:
-        sources["music"] = BackgroundClips(find_clips(music))
+        sources["music"] = BackgroundClips(clips(music, "music"))
     return DegradedPairs(speech, Recipe.from_yaml(recipe, sources, tasks), sampling_rate, hop_length, **options)

@@ -26,6 +26,8 @@ class Anchor(TrainerCallback):
     @torch.no_grad()
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         for name, weight in getattr(model, "module", model).named_parameters():
+            if weight.grad is None:  # frozen
+                continue
             pull = self.strength * (weight - self.anchor[name])
             weight.grad += pull if self.importance is None else pull * self.importance[name]
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from datasets import load_dataset
 from transformers import DacModel
@@ -54,7 +55,8 @@ def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
         if data.start_as_quantizer:
             start_as_quantizer(model, codec)
         return model
-    model = DacSeForEnhancement.from_pretrained(data.model)
+    # In full: at bf16's eight bits the steps of a small learning rate round to nothing.
+    model = DacSeForEnhancement.from_pretrained(data.model, dtype=torch.float32)
     for key, value in grid.items():
         if getattr(model.config, key) != value:
             raise ValueError(
@@ -99,10 +101,15 @@ def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: Dac
     """
     valid = make_pairs(data, "valid", codec, config)
     folder = Path(data.cache or Path(output_dir) / "tokens")
-    where, processes = data.codec or data.model, data.cache_processes
-    with PartialState().main_process_first():
+    here = PartialState()
+    building = {
+        "codec_path": data.codec or data.model,
+        "num_processes": data.cache_processes,
+        "device": None if here.device.type == "cpu" else str(here.device),
+    }
+    with here.main_process_first():
         count = data.valid_clips * len(valid.tasks) if data.recipe else len(valid)
-        held_out = build_token_cache(folder / "valid", valid, where, count, processes)
+        held_out = build_token_cache(folder / "valid", valid, count=count, **building)
         held_out.num_codebooks = config.num_codebooks
         if data.stream:
             draws = make_pairs(replace(data, data=data.valid_data), "train", codec, config)
@@ -116,13 +123,28 @@ def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: Dac
         count = data.train_clips if data.recipe else len(train)
         if data.on_the_fly:
             return TokensOnTheFly(train, codec, count, config.num_codebooks), held_out
-        rows = build_token_cache(folder / "train", train, where, count, processes)
+        rows = build_token_cache(folder / "train", train, count=count, **building)
     rows.num_codebooks = config.num_codebooks
     return rows, held_out
 
 
-def make_trainer(model, args: DacSeTrainingArguments, train, valid: TokenCache, codec: DacModel | None = None):
-    """The trainer of a stage; with a codec and `listen_clips`, held-out clips are enhanced at every evaluation."""
+def make_trainer(
+    model,
+    args: DacSeTrainingArguments,
+    train,
+    valid: TokenCache,
+    codec: DacModel | None = None,
+    all_clips: TokenCache | None = None,
+):
+    """The trainer of a stage.
+
+    Args:
+        model, args: of the stage.
+        train, valid: clips to train on, and held-out ones of all tasks.
+        codec: with it and `listen_clips`, held-out clips are enhanced at every evaluation.
+        all_clips: where `train` is a part of them: by these it is told how common codes are, so that losses of
+            trainers with other parts can be compared.
+    """
     trainer = (SubsamplingTrainer if args.tokens_per_frame else DacSeTrainer)(
         model=model,
         args=args,
@@ -130,6 +152,7 @@ def make_trainer(model, args: DacSeTrainingArguments, train, valid: TokenCache, 
         train_dataset=train,
         eval_dataset=valid,
         data_collator=TokenCollator(model.config),
+        all_clips=all_clips,
     )
     logger.info("training on %s", args.device)
     if codec is not None and args.listen_clips:

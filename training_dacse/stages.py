@@ -57,7 +57,8 @@ def train_tasks(
     for name, task in names[len(matrix.stages) - 1 :]:
         here = copy(args)
         here.output_dir = str(folder / name)
-        trainer = make_trainer(model, here, with_replay(train, task, stage.replay, args.seed), valid)
+        part = with_replay(train, task, stage.replay, args.seed)
+        trainer = make_trainer(model, here, part, valid, all_clips=train)
         if stage.anchor != "none":
             others = [other for other in train.tasks if other != task]
             importance = task_importance(model, train.only(*others), args) if stage.anchor == "ewc" else None

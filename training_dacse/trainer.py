@@ -95,6 +95,7 @@ class DacSeTrainer(Trainer):
 
     Args:
         tasks: names of the tasks, in the order of the numbers in the batches.
+        all_clips: by which it is told how common codes are; the training clips when left out.
         kwargs: as for `Trainer`; `args` is a `DacSeTrainingArguments`.
 
     Raises:
@@ -102,7 +103,7 @@ class DacSeTrainer(Trainer):
         FloatingPointError: while training, when the loss is no longer a number.
     """
 
-    def __init__(self, *args, tasks: Sequence[str], **kwargs):
+    def __init__(self, *args, tasks: Sequence[str], all_clips=None, **kwargs):
         super().__init__(*args, **kwargs)
         self.tasks = list(tasks)
         self.layout = self.model.config
@@ -113,7 +114,8 @@ class DacSeTrainer(Trainer):
         self.refuse_what_cannot_work()
         self.log_prior = None
         if self.args.logit_adjustment:
-            rows, every = self.train_dataset, math.ceil(len(self.train_dataset) / PRIOR_CLIPS)
+            rows = self.train_dataset if all_clips is None else all_clips
+            every = math.ceil(len(rows) / PRIOR_CLIPS)
             prior = log_prior((rows[number] for number in range(0, len(rows), every)), self.layout)
             self.log_prior = (self.args.logit_adjustment * prior).to(self.args.device)
         self.add_callback(self.balancing)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bars import evaluate
 from card import write_card
-from settings import HERE, Run, add_run_options, read_run
+from settings import HERE, Run, add_run_options, read_run, without_budgets
 from stages import (
     build_tokens,
     decode,
@@ -43,6 +43,7 @@ STAGES = {
     "evaluate": evaluate,
     "card": write_card,
 }
+TRAINED = ("codec", "decoder", "tokens", "subsampled", "stage1", "stage2", "adapters")  # go on from what is there
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -76,11 +77,21 @@ def read_finished(path: Path) -> dict[str, dict]:
 
 
 def run_stages(run: Run, chosen: list[str] | None) -> None:
-    """Runs chosen stages, or all from the first that was not finished with these settings."""
+    """Runs chosen stages, or all from the first that was not finished with these settings.
+
+    Raises:
+        SystemExit: what would go on was made with other settings than these, budgets aside.
+    """
     done_path = run.output / "finished.json"
     done, stale = read_finished(done_path), False
+    for name in TRAINED:
+        if name in done and without_budgets(done[name]) != without_budgets(run.made_with(name)):
+            raise SystemExit(
+                f"{run.output}: {name} was made with {without_budgets(done[name])}, and is to go on with "
+                f"{without_budgets(run.made_with(name))}; give another --output"
+            )
     for name, work in STAGES.items():
-        settings = run.settings.get(name, {})
+        settings = run.made_with(name)
         stale |= done.get(name) != settings
         if name not in chosen if chosen else not stale:
             continue

@@ -50,11 +50,11 @@ class Scores:
 
     Args:
         summary: its content.
-        package: folder of the model in it.
+        package: the model's name in it.
         measured: figures that were measured beside the run, by name.
     """
 
-    def __init__(self, summary: dict, package: Path, measured: dict[str, float]):
+    def __init__(self, summary: dict, package: str, measured: dict[str, float]):
         self.systems, self.measured = summary["systems"], measured
         self.names = {"noisy": "noisy", "codec": f"codec:{package}", "dacse": f"dacse:{package}"}
 
@@ -103,7 +103,7 @@ BARS = (
 
 def evaluate(run: Run) -> None:
     """`package` -> `evaluation`: the test clips, the example recordings, and `bars.json`."""
-    wanted, package = run.settings["evaluate"], run.package
+    wanted, package = run.settings["evaluate"], run.package_name
     recipe = ["--recipe", HERE / "evaluate_recipe.yaml", "--split", wanted["split"], "--seed", wanted["seed"]]
     recipe += ["--clips-per-task", wanted["clips_per_task"]] + (
         ["--where", wanted["where"]] if wanted["where"] else []

@@ -13,11 +13,13 @@ from hub_upload.stage import open_checkpoint, stage_evaluations
 
 
 def write_card(run: Run) -> None:
-    """`evaluation` -> the README of `package`."""
+    """`evaluation` -> the README of `package`, and its facts, from which it is written again where it is published."""
     shutil.rmtree(run.package / "evaluation", ignore_errors=True)
-    runs = [Evaluation(str(run.output / "evaluation" / name), f"dacse:{run.package}") for name in ("test", "examples")]
+    system = f"dacse:{run.package_name}"
+    runs = [Evaluation(str(run.output / "evaluation" / name), system) for name in ("test", "examples")]
     goals = [Goal(**goal) for goal in json.loads((run.output / "evaluation/bars.json").read_text())]
     facts = replace(Facts.read(HERE), evaluations=runs, goals=goals)
     facts = stage_evaluations(run.output, run.package, facts)
+    facts.write(run.package)
     enhance = open_checkpoint(str(run.package))
     (run.package / "README.md").write_text(model_card(NAME, enhance.model, enhance.processor, facts, run.package))

@@ -1,6 +1,7 @@
 """A run of the recipe: where it reads and writes, and the settings of its stages. Knows no stage."""
 
 import argparse
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -53,6 +54,20 @@ class Run:
         """The repository that comes out."""
         return self.output / "package"
 
+    @property
+    def package_name(self) -> str:
+        """The package as evaluations name it: by its path from here, if it lies below, so the same for everybody."""
+        here = os.path.relpath(self.package)
+        return str(self.package) if here.startswith("..") else here
+
+    def made_with(self, stage: str) -> dict:
+        """The settings that a stage depends on; clips and model are those of stage 1 in the two before it as well."""
+        settings, first = self.settings.get(stage, {}), self.settings["stage1"]
+        if stage not in ("tokens", "subsampled"):
+            return settings
+        shared = {*DataArguments.__dataclass_fields__, "window_seconds"}
+        return settings | {"stage1": {name: value for name, value in first.items() if name in shared}}
+
     def with_settings(self, stage: str, **changes) -> "Run":
         """This run with some settings of a stage changed."""
         return replace(self, settings=self.settings | {stage: self.settings[stage] | changes})
@@ -87,6 +102,19 @@ class Run:
         }
         own = {key: value for key, value in self.settings[stage].items() if key not in {*OWN, "model_overrides"}}
         return own | shared
+
+
+def without_budgets(settings: dict) -> dict:
+    """Settings but for those by which a run goes on for longer, or sooner.
+
+    >>> without_budgets({"rank": 4, "training": {"max_seconds": 60, "seed": 0}})
+    {'rank': 4, 'training': {'seed': 0}}
+    """
+    return {
+        name: without_budgets(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name not in ("max_seconds", "max_steps", "cache_processes")
+    }
 
 
 def read_settings(folder: str | Path) -> dict[str, dict]:

@@ -170,7 +170,7 @@ def train_adapter(run: Run, name: str, tasks: list[str]) -> None:
     codec = find_codec(run.codec)
     model = make_model(data, codec)
     train, valid = make_data(data, args.output_dir, codec, model.config)
-    trainer = make_trainer(add_adapter(model, adapter), args, train.only(*tasks), valid)
+    trainer = make_trainer(add_adapter(model, adapter), args, train.only(*tasks), valid, all_clips=train)
     before = task_losses(trainer)
     trainer.train()
     save_adapter(trainer.model, args.output_dir, adapter.purpose, before, task_losses(trainer))
