@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import yaml
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from safetensors import safe_open
 from transformers import PreTrainedModel, ProcessorMixin
+
+from processing_dacse.processing_dacse import CODEC_FOLDER
 
 from .evaluation import eval_results, read_summary, score_table
 from .facts import Facts
@@ -56,7 +59,8 @@ def model_card(
         processor=processor,
         parameters=count(model.num_parameters()),
         codec_parameters=count(processor.audio_tokenizer.num_parameters()),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=stored_dtype(folder),
+        codec_dtype=stored_dtype(folder / CODEC_FOLDER),
         config=model.config,
         khz=f"{processor.sampling_rate / 1000:g}",
         frame_rate=f"{processor.frame_rate:.2f}",
@@ -64,6 +68,12 @@ def model_card(
         window_seconds=f"{(model.config.window_frames or model.config.max_frames) / processor.frame_rate:.2f}",
         files_at=files_at,
     )
+
+
+def stored_dtype(folder: Path) -> str:
+    """What the weights in a folder are stored in, which may be less than what they are loaded in."""
+    with safe_open(min(folder.glob("*.safetensors")), "pt") as weights:
+        return str(weights.get_tensor(next(iter(weights.keys()))).dtype).removeprefix("torch.")
 
 
 def adapter_card(name: str, rank: int, num_bytes: int, facts: Facts, folder: Path) -> str:

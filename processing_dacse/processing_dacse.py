@@ -92,7 +92,10 @@ class DacSeProcessor(ProcessorMixin):
 
     @classmethod
     def from_codec(cls, codec: str | os.PathLike | DacModel, **layout: int) -> "DacSeProcessor":
-        """A processor around a codec: a `DacModel`, or the Hub name (`"descript/dac_44khz"`) or directory of one."""
+        """A processor around a codec: a `DacModel`, or the Hub name (`"descript/dac_44khz"`) or directory of one.
+
+        A `DacModel` is taken over: it becomes float32 and, once it has been used, gets quicker layers.
+        """
         return cls(codec if isinstance(codec, DacModel) else load_codec(codec), **layout)
 
     @classmethod
@@ -208,7 +211,10 @@ class DacSeProcessor(ProcessorMixin):
 
     def _read(self, audio: Any, sampling_rate: int | None) -> list[np.ndarray]:
         sources = audio if isinstance(audio, (list, tuple)) else [audio]
-        return [resample(*load_audio(source, sampling_rate), self.sampling_rate) for source in sources]
+        waveforms = [resample(*load_audio(source, sampling_rate), self.sampling_rate) for source in sources]
+        if not all(waveform.size for waveform in waveforms):
+            raise ValueError(f"a recording is shorter than one sample at {self.sampling_rate} Hz; give a longer one")
+        return waveforms
 
     def _encode_rows(self, waveforms: list[np.ndarray]) -> list[torch.Tensor]:
         rows = [torch.from_numpy(channel) for waveform in waveforms for channel in waveform]

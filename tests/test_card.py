@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -58,7 +59,10 @@ def enhance():
 
 
 def card_of(enhance, facts, folder=None, name="org/dac-se1", **options) -> ModelCard:
-    return ModelCard(model_card(name, enhance.model, enhance.processor, facts, folder, **options))
+    with TemporaryDirectory() as place:
+        folder = folder or Path(place)
+        enhance.save_pretrained(folder)
+        return ModelCard(model_card(name, enhance.model, enhance.processor, facts, folder, **options))
 
 
 def test_the_metadata_is_what_the_hub_searches_by(enhance):

@@ -205,6 +205,12 @@ np.savez(sys.argv[3], ids=ids, waveform=processor.decode(ids[:, 1:-1])[0])
 """
 
 
+def test_a_recording_of_less_than_a_sample_is_refused():
+    processor = DacSeProcessor(tiny_codec())
+    with pytest.raises(ValueError, match="shorter than one sample at 8000 Hz"):
+        processor(np.zeros(1, np.float32), sampling_rate=96000)
+
+
 def test_a_process_without_the_package_loads_it_by_its_own_code(tmp_path):
     PROCESSOR.save_pretrained(tmp_path / "saved")
     np.save(tmp_path / "noisy.npy", noise(1, 100))

@@ -90,6 +90,7 @@ def test_the_dtype_is_converted_and_the_codec_stays_in_float32(checkpoint, tmp_p
     codec = load_file(folder / "audio_tokenizer" / "model.safetensors")
     assert {tensor.dtype for tensor in codec.values()} == {torch.float32}
     assert open_checkpoint(str(folder)).model.dtype == torch.bfloat16
+    assert "| weights | bfloat16 safetensors (codec float32) |" in (folder / "README.md").read_text()
 
 
 def test_only_the_weights_are_converted(checkpoint):
