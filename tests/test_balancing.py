@@ -110,6 +110,15 @@ def test_an_anchor_holds_a_weight_where_both_pulls_are_even(importance):
     assert model.weight.item() == pytest.approx(3.0 / (1 + 0.5 * (importance or 1.0)), rel=1e-4)
 
 
+def test_an_anchor_leaves_frozen_weights_alone():
+    model = nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+    anchor = Anchor(model, 0.5)
+    model(torch.ones(1, 1)).sum().backward()
+    anchor.on_pre_optimizer_step(None, None, None, model=model)
+    assert model.bias.grad is None
+
+
 def test_fisher_information_is_the_mean_squared_gradient():
     model = nn.Linear(2, 1, bias=False)
     inputs = torch.tensor([[1.0, 2.0], [3.0, 0.0]])

@@ -158,6 +158,8 @@ def test_facts_are_read_as_they_are_written(tmp_path):
     assert Facts.read(tmp_path) == FACTS
     Facts().write(tmp_path / "nowhere")  # nothing stated, nothing written
     assert Facts.read(tmp_path / "nowhere") == Facts()
+    (tmp_path / "card.yaml").write_text("# nothing yet\n")
+    assert Facts.read(tmp_path) == Facts()
 
 
 def test_the_example_states_every_field(tmp_path):

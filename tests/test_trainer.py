@@ -18,9 +18,10 @@ from modeling_dacse import DacSeForEnhancement
 from processing_dacse.codec_dacse import code_vectors
 from tests.tiny import tiny_codec, tiny_model
 from training_dacse import callbacks
-from training_dacse.arguments import DacSeTrainingArguments
+from training_dacse.arguments import DacSeTrainingArguments, DataArguments
 from training_dacse.collator import IGNORED, TokenCollator
 from training_dacse.listening import AudioCallback, enhance_codes
+from training_dacse.runs import make_model
 from training_dacse.trainer import DacSeTrainer, spoil_frames
 
 
@@ -81,6 +82,12 @@ def test_the_loss_is_the_mean_over_clean_tokens_of_rows_of_any_length(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(total / count, rel=1e-5)
     for number, task in enumerate(Rows.tasks):
         assert metrics[f"eval_loss/{task}"] == pytest.approx(sum(per_task[number]) / len(per_task[number]), rel=1e-5)
+
+
+def test_a_model_stored_in_half_precision_is_trained_in_full(tmp_path):
+    tiny_model().bfloat16().save_pretrained(tmp_path)
+    data = DataArguments(data="speech", model=str(tmp_path))
+    assert make_model(data, tiny_codec()).dtype == torch.float32
 
 
 def test_losses_of_trainers_of_parts_are_those_of_all_clips(tmp_path):

@@ -105,7 +105,7 @@ def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: Dac
     building = {
         "codec_path": data.codec or data.model,
         "num_processes": data.cache_processes,
-        "device": None if here.device.type == "cpu" else str(here.device),
+        "device": str(here.device) if here.device.type == "cuda" else None,
     }
     with here.main_process_first():
         count = data.valid_clips * len(valid.tasks) if data.recipe else len(valid)
