@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from training_dacse.ablations import mel_distance, train_variant, write_results
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.data import TokenCache, find_codec
+from training_dacse.runs import end_training
 
 
 @dataclass
@@ -36,6 +37,7 @@ def main():
             **{f"accuracy {n}": metrics[f"eval_accuracy/codebook_{n}"] for n in range(1, first + 1)},
         }
     write_results(args.output_dir, "Codebooks at training and inference", results)
+    end_training(*trainers.values())
 
 
 if __name__ == "__main__":

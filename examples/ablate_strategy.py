@@ -13,7 +13,7 @@ from modeling_dacse import DacSeForEnhancement
 from training_dacse.ablations import train_variant, write_results
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
 from training_dacse.data import find_codec
-from training_dacse.runs import task_losses
+from training_dacse.runs import end_training, task_losses
 from training_dacse.stages import train_tasks
 
 
@@ -34,6 +34,7 @@ def main():
         matrix = train_tasks(model, second, own, half.train_dataset, half.eval_dataset)
         results[name] = dict(zip(matrix.tasks, matrix.losses[-1], strict=True))
     write_results(args.output_dir, "Training strategy: held-out loss (nats per token)", results)
+    end_training(half)
 
 
 if __name__ == "__main__":

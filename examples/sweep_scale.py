@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from training_dacse.ablations import fit_power_law, train_variant, write_results
 from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.data import find_codec
+from training_dacse.runs import end_training
 
 
 @dataclass
@@ -35,6 +36,7 @@ def main():
     scale, exponent = fit_power_law(*zip(*points, strict=True))
     title = f"Size: held-out loss = {scale:.2f} * parameters ** -{exponent:.3f}"
     write_results(args.output_dir, title, results, scale=scale, exponent=exponent)
+    end_training(trainer)
 
 
 if __name__ == "__main__":

@@ -172,16 +172,27 @@ def logged_losses(output: Path, checkpoint: str) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_two_processes_train_as_one_with_the_same_clips(place, stage1):
+def launch_two(argv: list[str]) -> None:
+    """Runs a script in two processes, to a good end."""
     config = ["--config_file", str(ROOT / "examples" / "configs" / "ddp.yaml"), "--num_processes", "2"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--mixed_precision", "no"]
     accelerate += ["--main_process_port", "0"]  # any free one
+    process = launch([*accelerate, *argv])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def test_an_ablation_runs_in_two_processes(place):
+    options = ["--max_steps", "2", "--order", "white_noise", "--per_device_train_batch_size", "2"]
+    launch_two(command(place, "ablate_strategy.py", "two_strategies", *options))
+    assert len(json.loads((place / "two_strategies" / "results.json").read_text())["results"]) == 8
+
+
+def test_two_processes_train_as_one_with_the_same_clips(place, stage1):
     saving = ["--save_strategy", "steps", "--save_steps", "4", "--max_steps", "4"]
     saving += ["--model_overrides", RUN["model_overrides"] + ",attention_dropout=0.0"]
     two = command(place, "train_stage1.py", "two", *saving, "--per_device_train_batch_size", "2")
-    process = launch([*accelerate, *two])
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    launch_two(two)
     with pytest.MonkeyPatch.context() as patch:
         run(patch, command(place, "train_stage1.py", "one", *saving))
     # two times two rows are the four rows of one process; float32 sums in another order

@@ -169,16 +169,17 @@ def save_for_use(trainer: DacSeTrainer, codec: DacModel) -> None:
         DacSeProcessor.from_codec(codec, first_code_id=config.first_code_id).save_pretrained(trainer.args.output_dir)
 
 
-def end_training(trainer: DacSeTrainer) -> None:
+def end_training(*trainers: DacSeTrainer) -> None:
     """Leaves the process group, as every process must before it exits: gloo's threads outlive Python and abort it.
 
-    What wraps the model goes first: as the last owner of the group it would wait, with Python's lock in its hands, for
-    threads that may want that lock (pytorch/pytorch#56297).
+    What wraps the models goes first: as the last owner of the group it would wait, with Python's lock in its hands,
+    for threads that may want that lock (pytorch/pytorch#56297).
     """
-    trainer.model_wrapped = trainer.model
-    trainer.accelerator.free_memory()
+    for trainer in trainers:
+        trainer.model_wrapped = trainer.model
+        trainer.accelerator.free_memory()
     gc.collect()
-    trainer.accelerator.end_training()
+    trainers[0].accelerator.end_training()
 
 
 def task_losses(trainer: DacSeTrainer) -> dict[str, float]:
