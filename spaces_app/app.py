@@ -5,6 +5,7 @@ Run with `dacse app`, or `python app.py` where the `DACSE_…` variables of READ
 
 import html
 import importlib.util
+import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# A folder for the uploads of this process alone: when it ends, Gradio deletes what is there, whoever put it there.
+os.environ.setdefault("GRADIO_TEMP_DIR", os.path.join(tempfile.gettempdir(), f"dacse-uploads-{os.getpid()}"))
 
 if importlib.util.find_spec("spaces"):
     import spaces  # ZeroGPU; it has to come before torch
@@ -36,6 +40,7 @@ HERE = Path(__file__).parent
 EXAMPLES = {path.stem.replace("_", " "): path for path in sorted((HERE / "examples").glob("*.flac"))}
 GPU_SECONDS = 30, 0.6  # ZeroGPU's reservation for a recording, and for each of its seconds
 WAITING_PLACES = 20
+TOGETHER = 8  # windows: one alone is heard little sooner, and all of them are done much later
 KEPT_SECONDS = 3600
 MODEL_QUEUE = {"concurrency_limit": 1, "concurrency_id": "model"}  # a model has one active adapter: one at a time
 INTRODUCTION = """# Clean speech from noisy recordings
@@ -92,9 +97,7 @@ class Space:
         self.stream = spaces.GPU(duration=_gpu_seconds)(self._stream) if spaces else self._stream
 
     def _stream(self, model: str, path: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        pipe = self.pipelines[model]
-        batch_size = 8 if pipe.device.type == "cuda" else 1  # on a CPU the first window is heard sooner alone
-        yield from pipe.stream(path, batch_size=batch_size, return_confidence=True, **parameters)
+        yield from self.pipelines[model].stream(path, batch_size=TOGETHER, return_confidence=True, **parameters)
 
     def compare(self, path: str | None, *choices: Any) -> Iterator[Comparison]:
         """Enhances one recording by `Choices`; yields the same comparison whenever there is more of it.

@@ -167,7 +167,7 @@ def test_the_space_gives_what_the_pipeline_gives(space, tmp_path):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (300, 2))
     path = str(written(tmp_path, "noise.wav", noise, 16000))
     *_, result = space.compare(path, "one", "none", 0.7, True, 1.0, 5)
-    sampling = {"do_sample": True, "temperature": 1.0, "seed": 5, "batch_size": 1}  # draws go window by window
+    sampling = {"do_sample": True, "temperature": 1.0, "seed": 5, "batch_size": app.TOGETHER}
     expected = pipe(path, strength=0.7, return_confidence=True, **sampling)
     np.testing.assert_array_equal(result.after, expected["audio"])
     np.testing.assert_array_equal(np.concatenate(result.confidence), expected["confidence"].mean(0))
