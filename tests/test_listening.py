@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -88,9 +89,10 @@ def test_analysis_leaves_out_who_misses_the_hidden_reference(run):
 
 def test_answers_to_another_test_are_refused(run):
     build_listening_test(run)
-    path = answer(run, "ana", OPINION)
+    path, first = answer(run, "ana", OPINION), read_key(run)["id"]
+    assert re.fullmatch("made-up-[0-9a-f]{8}", first)
     build_listening_test(run, seed=1)
-    with pytest.raises(ValueError, match="answers the test made-up-.*, but"):
+    with pytest.raises(ValueError, match=f"answers the test {first}, but"):
         analyse(run, [path])
     build_listening_test(run)
     analyse(run, [path])  # the same test again
@@ -98,7 +100,7 @@ def test_answers_to_another_test_are_refused(run):
     systems = dict(reversed(summary["systems"].items()))
     (run / "summary.json").write_text(json.dumps(summary | {"systems": systems}))
     build_listening_test(run)  # whose recordings have the names that others had
-    with pytest.raises(ValueError, match="answers the test made-up-.*, but"):
+    with pytest.raises(ValueError, match=f"answers the test {first}, but"):
         analyse(run, [path])
 
 

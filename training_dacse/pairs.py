@@ -1,5 +1,6 @@
 """Pairs of noisy and clean waveforms: clean clips degraded on the fly, or recordings in pairs. Knows no token."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -282,10 +283,15 @@ def corpus_pairs(
         options: `seed` and what else `DegradedPairs` takes.
     """
 
+    @functools.cache
+    def table_of(source: str):
+        """The rows of a manifest, read once."""
+        manifest = manifest_of(Path(source))
+        return read_manifest(manifest) if manifest else {}
+
     def clips(source: str, kind: str, extra: str | None = None) -> Clips | None:
         """What a source has of a split and a kind, if it is a manifest that says so; None if `data` has none of it."""
-        manifest = manifest_of(Path(source))
-        table = read_manifest(manifest) if manifest else {}
+        table = table_of(source)
         has_kind = "kind" in table and (table["kind"] == kind).any()
         if source == data and kind != "speech" and not has_kind:
             return None
