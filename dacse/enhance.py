@@ -40,6 +40,10 @@ def enhance(
         typer.Option(min=1, help="Windows enhanced together, over all files.  [default: what suits model and device]"),
     ] = None,
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 is the input, 1 the enhanced audio.")] = 1.0,
+    keep_recording: Annotated[
+        bool | None,
+        typer.Option(help="Filter the recording and fill its gaps; or all generated.  [default: as the model says]"),
+    ] = None,
     window_seconds: Annotated[
         float | None, typer.Option(help="Audio per prompt.  [default: 4.0, or what the model holds]")
     ] = None,
@@ -97,6 +101,7 @@ def enhance(
                 enhanced = pipe.stream_many(
                     (_on_disk(job, folder) for job in waiting),
                     strength=strength,
+                    keep_recording=keep_recording,
                     window_seconds=window_seconds,
                     overlap_seconds=overlap_seconds,
                     output_sampling_rate="input" if keep_rate else None,

@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 import soxr
 
+CHECKPOINTS = "dacse", "generated", "codec"  # systems that a model's repository gives
 DITHER = 1e-5  # -100 dB: noisereduce divides by the level, and digital silence would come back as NaN
 
 
@@ -30,9 +31,10 @@ def load_system(spec: str, device: str = "cpu") -> System:
     """A system by its name.
 
     Args:
-        spec: a name in `SYSTEMS`; `dacse:MODEL` and `codec:MODEL` take a path or Hub id (the embedded model when left
-            out), `dacse:MODEL+ADAPTER` and `dacse+ADAPTER` an adapter too; `folder:DIR` holds what a system wrote
-            elsewhere, in files named as the noisy ones.
+        spec: a name in `SYSTEMS`; `dacse:MODEL`, `generated:MODEL` and `codec:MODEL` take a path or Hub id (the
+            embedded model when left out), `dacse:MODEL+ADAPTER` and `dacse+ADAPTER` an adapter too. `generated` is
+            the model's own voice also where its configuration keeps the recording's. `folder:DIR` holds what a system
+            wrote elsewhere, in files named as the noisy ones.
         device: where networks of torch run.
 
     Raises:
@@ -44,11 +46,13 @@ def load_system(spec: str, device: str = "cpu") -> System:
     name, _, model = head.partition(":")
     if name == "folder":
         return Recordings(model)
-    if name in ("dacse", "codec"):
+    if name in CHECKPOINTS:
         model = model or str(importlib.resources.files("dacse") / "tiny")
-        return DacSe(model, adapter or None, device) if name == "dacse" else Codec(model, device)
+        return Codec(model, device) if name == "codec" else DacSe(model, adapter or None, device, name == "generated")
     if name not in SYSTEMS:
-        raise ValueError(f"unknown system {name!r}; known are dacse, codec, folder:DIR, {', '.join(SYSTEMS)}")
+        raise ValueError(
+            f"unknown system {name!r}; known are {', '.join(CHECKPOINTS)}, folder:DIR, {', '.join(SYSTEMS)}"
+        )
     factory, package = SYSTEMS[name]
     try:
         return factory(device)
@@ -67,11 +71,11 @@ class Untouched:
 
 
 class DacSe:
-    """A DAC-SE1 checkpoint, with or without an adapter."""
+    """A DAC-SE1 checkpoint, with or without an adapter; `generated_alone` takes nothing from the recording."""
 
     hears = "noisy"
 
-    def __init__(self, model: str, adapter: str | None, device: str):
+    def __init__(self, model: str, adapter: str | None, device: str, generated_alone: bool = False):
         from transformers import AutoProcessor
 
         from modeling_dacse import DacSeConfig, DacSeForEnhancement
@@ -81,6 +85,8 @@ class DacSe:
         # the pipeline finds the processor by its model
         AutoProcessor.register(DacSeConfig, DacSeProcessor, exist_ok=True)
         self.chosen = {"adapter": adapter} if adapter else {}  # else the one that the model may come with
+        if generated_alone:
+            self.chosen["keep_recording"] = False
         self.enhance = AudioEnhancementPipeline(model=DacSeForEnhancement.from_pretrained(model), device=device)
 
     def __call__(self, waveform: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, int]:

@@ -39,6 +39,9 @@ class DacSeConfig(LlamaConfig):
         minimum_risk (`bool`): Whether greedy decoding is to take the code nearest to what the model expects rather
             than the likeliest: the pipeline then gives `generate` the codec's `code_vectors`. It helps models that
             are often unsure.
+        keep_recording (`bool`): Whether the pipeline is to filter the recording to the levels of what was generated
+            and to add generated sound only where the recording has none. It helps models whose codec or size makes
+            voices rough.
 
     Raises:
         ValueError: If the layout contradicts itself or `vocab_size`.
@@ -58,6 +61,7 @@ class DacSeConfig(LlamaConfig):
     vocab_size: int | None = None
     window_frames: int | None = None
     minimum_risk: bool = False
+    keep_recording: bool = False
 
     hidden_size: int = 1536
     intermediate_size: int = 6144

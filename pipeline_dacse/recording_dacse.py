@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import ProcessorMixin
 
+from .levels_dacse import keep_recording
 from .windows_dacse import Span, frames_in_regions, span_weights, split_windows
 
 BLOCK_SAMPLES = 1 << 19  # in which a waveform in memory is gone through: no second copy of all of it
@@ -117,7 +118,7 @@ def cut_recording(
 
 
 def render_recording(
-    processor: ProcessorMixin, rows: Iterator[EnhancedWindow], strength: float, sampling_rate: int
+    processor: ProcessorMixin, rows: Iterator[EnhancedWindow], strength: float, sampling_rate: int, keep: bool
 ) -> Iterator[np.ndarray]:
     """Joins enhanced windows and mixes them with the input.
 
@@ -126,6 +127,7 @@ def render_recording(
         rows: every window of one recording, in order.
         strength: 0 for the input, 1 for the enhanced audio, in between for a mix.
         sampling_rate: of the output, in Hz.
+        keep: enhanced audio is the recording at the levels of what was generated, and not that itself.
 
     Yields:
         float32 (channel, sample) pieces, `round(samples * rate_out / rate_in)` samples in all.
@@ -134,7 +136,11 @@ def render_recording(
     recording = first.window.recording
     sounding = [[] for _ in range(recording.channels)]
     codes = _join_codes(itertools.chain([first], rows), processor.frame_rate, sounding)
-    enhanced = processor.resample_blocks(processor.decode_blocks(codes), processor.sampling_rate, sampling_rate)
+    if keep:
+        blocks = keep_recording(_decode_beside(processor, recording, codes), processor.sampling_rate)
+    else:
+        blocks = processor.decode_blocks(generated for generated, _ in codes)
+    enhanced = processor.resample_blocks(blocks, processor.sampling_rate, sampling_rate)
     dry = _Reader(recording.resampled(processor, sampling_rate), recording.channels)
     total, position = round(recording.num_samples * sampling_rate / recording.sampling_rate), 0
     seconds = recording.num_samples / recording.sampling_rate
@@ -149,10 +155,21 @@ def render_recording(
         yield weights * block + (1 - weights) * dry.read(block.shape[1])
 
 
+def _decode_beside(
+    processor: ProcessorMixin, recording: Recording, codes: Iterator[tuple[torch.Tensor, torch.Tensor]]
+) -> Iterator[np.ndarray]:
+    """Yields (3, channel, sample): the recording, and generated and noisy codes as they sound."""
+    silence = itertools.repeat(np.zeros((recording.channels, processor.hop_length), np.float32))
+    own = itertools.chain(recording.resampled(processor, processor.sampling_rate), silence)  # fills the last frame
+    own = _Reader(own, recording.channels)
+    for block in processor.decode_blocks(torch.cat(pair) for pair in codes):
+        yield np.stack([own.read(block.shape[1]), *np.split(block, 2)])
+
+
 def _join_codes(
     rows: Iterator[EnhancedWindow], frame_rate: float, sounding: list[list[tuple[float, float]]]
-) -> Iterator[torch.Tensor]:
-    """Yields the codes (channel, codebook, frame) each window owns.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields the codes each window owns, (channel, codebook, frame): as generated, and as they were.
 
     Notes in `sounding`, for each channel and one window ahead of the codes, the seconds that are not digital silence.
     """
@@ -168,7 +185,8 @@ def _join_codes(
                 stretches.append((start, stop))
         if waiting is not None:
             yield waiting
-        waiting = torch.stack([row.owned(row.codes) for row in group])
+        generated = torch.stack([row.owned(row.codes) for row in group])
+        waiting = generated, torch.stack([row.owned(row.window.codes) for row in group])
     yield waiting
 
 

@@ -92,6 +92,13 @@ def test_a_model_of_one_window_says_so():
     assert "windows of just 0.01 s" in card_of(enhance, FACTS).text  # 5 frames of 1 ms, rounded
 
 
+def test_a_model_that_keeps_the_recording_says_so(enhance):
+    assert "keep_recording" not in card_of(enhance, FACTS).text
+    keeping = tiny_pipeline()
+    keeping.model.config.keep_recording = True
+    assert "`--no-keep-recording`" in card_of(keeping, FACTS).text
+
+
 def test_what_is_not_stated_is_said_not_to_be(enhance):
     card = card_of(enhance, Facts())
     for subject in ("what these weights were trained on", "a licence for these weights", "the compute"):

@@ -91,11 +91,13 @@ def test_a_folder_keeps_its_structure_names_and_bit_depth(run, tmp_path):
     }
 
 
-def test_the_command_writes_what_the_pipeline_returns(run, model, tmp_path):
+@pytest.mark.parametrize("keep", [None, True, False])
+def test_the_command_writes_what_the_pipeline_returns(run, model, tmp_path, keep):
     soundfile.write(tmp_path / "noisy.wav", noise(200, 2), RATE, subtype="FLOAT")
-    assert run(tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--strength", "0.7").exit_code == 0
+    flag = {None: [], True: ["--keep-recording"], False: ["--no-keep-recording"]}[keep]
+    assert run(tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--strength", "0.7", *flag).exit_code == 0
     written, rate = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)
-    expected = tiny_pipeline()(str(tmp_path / "noisy.wav"), strength=0.7)
+    expected = tiny_pipeline()(str(tmp_path / "noisy.wav"), strength=0.7, keep_recording=keep)
     np.testing.assert_array_equal(written.T, expected["audio"])
     assert rate == expected["sampling_rate"]
 

@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_dacse import AudioEnhancementPipeline
+from pipeline_dacse.levels_dacse import keep_recording
 from pipeline_dacse.windows_dacse import split_windows
 from tests.tiny import tiny_pipeline
 
@@ -32,14 +33,15 @@ def enhance():
     rate=st.sampled_from([8000, 11025, 44100, 192000]),
     output_rate=st.sampled_from([None, "input", 16000]),
     channels=st.sampled_from([1, 2, 6]),
+    keep=st.booleans(),
 )
-def test_output_has_exactly_the_input_s_length_and_channels(enhance, samples, rate, output_rate, channels):
+def test_output_has_exactly_the_input_s_length_and_channels(enhance, samples, rate, output_rate, channels, keep):
     audio = {
         "array": noise(samples, channels).T if samples < channels else noise(samples, channels),
         "sampling_rate": rate,
     }
     samples, channels = max(samples, channels), min(samples, channels)  # the shorter axis is the channels
-    out = enhance(audio, output_sampling_rate=output_rate, batch_size=16)
+    out = enhance(audio, output_sampling_rate=output_rate, keep_recording=keep, batch_size=16)
     expected_rate = {None: RATE, "input": rate}.get(output_rate, output_rate)
     expected = round(samples * expected_rate / rate)
     assert out["sampling_rate"] == expected_rate
@@ -100,6 +102,34 @@ def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
     np.testing.assert_array_equal(out, enhance.processor.decode_codes(enhance.processor.encode(waveform)))
 
 
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_model_says_whether_the_recording_is_kept(chosen):
+    enhance, waveform = tiny_pipeline(), noise(304, channels=2)  # whole frames
+    enhance.model.config.keep_recording = chosen
+
+    def run(**parameters):
+        return enhance(waveform, sampling_rate=RATE, **parameters)["audio"]
+
+    processor, noisy = enhance.processor, enhance.processor.encode(waveform)
+    generated = run(keep_recording=False)
+    sounds = np.stack([waveform, generated, processor.decode_codes(noisy)])
+    expected = np.concatenate(list(keep_recording([sounds], RATE)), axis=1)
+    kept = run(keep_recording=True)
+    np.testing.assert_allclose(kept, expected, rtol=0, atol=1e-6)
+    assert not np.allclose(kept, generated, atol=1e-2)
+    np.testing.assert_array_equal(run(), kept if chosen else generated)
+
+
+def test_a_model_that_copies_gives_the_recording_back_where_it_is_kept(monkeypatch):
+    enhance = tiny_pipeline()
+    monkeypatch.setattr(
+        enhance.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1]], 1)
+    )
+    waveform = noise(403, channels=2)
+    out = enhance(waveform, sampling_rate=RATE, keep_recording=True)["audio"]
+    np.testing.assert_allclose(out, waveform, rtol=0, atol=1e-6)
+
+
 def test_batches_of_any_size_give_the_same_audio_in_the_order_of_the_inputs(enhance):
     recordings = [
         {"array": noise(n, channels, n), "sampling_rate": RATE} for n, channels in ((170, 1), (90, 2), (8, 1))
@@ -136,7 +166,12 @@ def test_generators_and_datasets_stream(enhance):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"output_sampling_rate": "input", "strength": 0.5, "regions": [(0, 0.01)]}]
+    "parameters",
+    [
+        {},
+        {"output_sampling_rate": "input", "strength": 0.5, "regions": [(0, 0.01)]},
+        {"output_sampling_rate": "input", "strength": 0.5, "regions": [(0, 0.01)], "keep_recording": True},
+    ],
 )
 def test_a_stream_is_the_whole_call_to_the_last_bit(enhance, tmp_path, parameters):
     path = tmp_path / "noisy.wav"

@@ -22,6 +22,7 @@ CODE = {
     "codec_dacse.py",
     "processing_dacse.py",
     "windows_dacse.py",
+    "levels_dacse.py",
     "pipeline_dacse.py",
 }
 FILES = {

@@ -1,5 +1,7 @@
 """Systems: one protocol, whole recordings back, nothing carried from clip to clip; and their alignment."""
 
+import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -86,6 +88,16 @@ def test_a_checkpoint_is_loaded_by_its_path_and_enhances_as_the_pipeline(checkpo
     np.testing.assert_array_equal(output[0], expected["audio"])
 
 
+def test_what_is_generated_is_to_be_had_alone(checkpoint, tmp_path):
+    copy, waveform = shutil.copytree(checkpoint, tmp_path / "kept"), voice(0, 0.05)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"keep_recording": True}))
+    generated, expected = load_system(f"generated:{copy}"), load_system(f"dacse:{checkpoint}")
+    np.testing.assert_array_equal(generated(waveform[None], 8000)[0], expected(waveform[None], 8000)[0])
+    kept, _ = load_system(f"dacse:{copy}")(waveform[None], 8000)
+    assert not np.allclose(kept, expected(waveform[None], 8000)[0], atol=1e-2)
+
+
 def test_an_adapter_follows_a_plus(checkpoint, monkeypatch):
     asked = {}
     system = load_system(f"dacse:{checkpoint}+dereverb")
@@ -121,7 +133,7 @@ def test_outputs_made_elsewhere_are_found_by_name(tmp_path):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("rnoise", "unknown system 'rnoise'; known are dacse, codec"),
+        ("rnoise", "unknown system 'rnoise'; known are dacse, generated, codec"),
         ("voicefixer", "pip install voicefixer"),
         ("resemble-enhance", "pip install resemble-enhance"),
         ("llase-g1", "no package"),

@@ -34,7 +34,7 @@ from .windows_dacse import check_regions, overlap_frames, window_frames
 logger = logging.getLogger(__name__)
 TASK = "audio-enhancement"
 PREPROCESS_PARAMETERS = {"sampling_rate", "window_seconds", "overlap_seconds", "regions"}
-POSTPROCESS_PARAMETERS = {"strength", "output_sampling_rate"}
+POSTPROCESS_PARAMETERS = {"strength", "output_sampling_rate", "keep_recording"}
 # Of `generate`: every window is answered whole, and once.
 REFUSED_PARAMETERS = {"max_length", "max_new_tokens", "num_return_sequences", "return_dict_in_generate"}
 
@@ -110,6 +110,10 @@ class AudioEnhancementPipeline(ChunkPipeline):
                   noisy tokens and the input's samples come back; linear fades of 10 ms lie just inside the borders;
                 - strength (float): from 0, the input, to 1, the enhanced audio, which is the default;
                 - output_sampling_rate (int, "input" or None): in Hz; None, the default, is the model's own;
+                - keep_recording (bool): the enhanced audio is the recording, each band of its spectrum lowered as the
+                  model lowered it, with generated sound only where the recording has none (lost packets, missing
+                  bands); False is all that the model generated and nothing else. As the model's configuration says,
+                  by default: small models hear noise better than they speak;
                 - return_confidence (bool): add "confidence", for each frame the mean probability of its tokens among
                   the codes of their codebooks; 1 where the model had no choice;
                 - adapter (str or None): the name of a loaded PEFT adapter or of a folder under the model's
@@ -294,12 +298,12 @@ class AudioEnhancementPipeline(ChunkPipeline):
         return {"code_vectors": self.processor.code_vectors} if minimum_risk else {}
 
     def postprocess(
-        self, model_outputs, strength=1.0, output_sampling_rate=None, return_confidence=False
+        self, model_outputs, strength=1.0, output_sampling_rate=None, keep_recording=None, return_confidence=False
     ) -> dict[str, Any]:
         """Makes one result of all windows of a recording."""
         rows = [output["row"] for output in model_outputs]
         recording = rows[0].window.recording
-        pieces = list(self._render(iter(rows), strength, output_sampling_rate))
+        pieces = list(self._render(iter(rows), strength, output_sampling_rate, keep_recording))
         result = {"audio": np.concatenate(pieces, axis=1)}
         if return_confidence:
             result["confidence"] = _confidence(rows, recording.channels)
@@ -307,10 +311,13 @@ class AudioEnhancementPipeline(ChunkPipeline):
             result = {name: value[0] for name, value in result.items()}
         return result | {"sampling_rate": self._output_rate(recording, output_sampling_rate)}
 
-    def _render(self, rows: Iterator[EnhancedWindow], strength=1.0, output_sampling_rate=None) -> Iterator[np.ndarray]:
+    def _render(
+        self, rows: Iterator[EnhancedWindow], strength=1.0, output_sampling_rate=None, keep_recording=None
+    ) -> Iterator[np.ndarray]:
         first = next(rows)
         rate = self._output_rate(first.window.recording, output_sampling_rate)
-        yield from render_recording(self.processor, itertools.chain([first], rows), strength, rate)
+        keep = self.model.config.keep_recording if keep_recording is None else keep_recording
+        yield from render_recording(self.processor, itertools.chain([first], rows), strength, rate, keep)
 
     def _render_with_confidence(self, rows: Iterator[EnhancedWindow], *args, **kwargs) -> Iterator[dict]:
         taken = []  # windows that rendering has asked for since the last piece

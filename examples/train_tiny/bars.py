@@ -111,7 +111,7 @@ def evaluate(run: Run) -> None:
     sources = {
         "test": (
             [run.data, *recipe],
-            ["noisy", "clean", f"codec:{package}", f"dacse:{package}"],
+            ["noisy", "clean", f"codec:{package}", f"generated:{package}", f"dacse:{package}"],
             [],
         ),
         "examples": ([HERE.parent / "audio"], ["noisy", f"dacse:{package}"], ["-m", "dnsmos"]),
