@@ -1,4 +1,4 @@
-"""A recording at the levels of what a model generated: kept where nothing changed, lowered, filled where it has none."""
+"""A recording at the levels of generated audio: kept, lowered where the model lowered it, filled where it is empty."""
 
 import numpy as np
 import pytest
