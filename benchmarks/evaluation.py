@@ -2,7 +2,7 @@
 
     dacse evaluate -t CORPUS --recipe examples/configs/recipe_tiny.yaml --clips-per-task 40 \\
         --where "bandwidth_hz >= 14000 and snr_db >= 28" \\
-        -s noisy,clean,codec,dacse,noisereduce,rnnoise,deepfilternet -o RUN -p 2
+        -s noisy,clean,codec,generated,dacse,noisereduce,rnnoise,deepfilternet -o RUN -p 2
     python benchmarks/evaluation.py RUN
 """
 

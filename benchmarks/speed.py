@@ -155,6 +155,8 @@ def write_table(results: list[dict]) -> str:
         "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
         "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
         "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
+        "The file is compared as the model generates it, as the baseline does; `with the recording kept` is the",
+        "embedded model's default (`keep_recording`).",
         "The memory limit is the time it takes to read what every token needs, weights and what was said so far, as",
         "fast as a copy goes in the same process; the prompt is on top of it.",
         "",
