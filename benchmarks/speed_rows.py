@@ -119,17 +119,17 @@ def file_row(seconds: float, enhance, name: str) -> Row:
     overlap = overlap_frames(None, processor.frame_rate, length)
     windows = list(split_windows(-(-len(waveform) // processor.hop_length), length, overlap))
     first = waveform[: length * processor.hop_length]
+    calls = {
+        "baseline": lambda: naive_enhance(llama, config, stock, first),
+        # as the baseline does; keeping the recording's own sound is work that only one of them has
+        "dacse": lambda: enhance(waveform, sampling_rate=rate, keep_recording=False),
+    }
+    if config.keep_recording:
+        calls["with the recording kept"] = lambda: enhance(waveform, sampling_rate=rate)
     return Row(
         f"{seconds:g} s file, {name}, whole pipeline",
         "8 x, real-time factor < 1",
-        {
-            "baseline": lambda: naive_enhance(llama, config, stock, first),
-            # as the baseline does; keeping the recording's own sound is work that only one of them has
-            "dacse": lambda: enhance(waveform, sampling_rate=rate, keep_recording=False),
-        }
-        | (
-            {"with the recording kept": lambda: enhance(waveform, sampling_rate=rate)} if config.keep_recording else {}
-        ),
+        calls,
         baseline_share=1 / len(windows),
         audio_seconds=seconds,
         facts={"windows": len(windows), "together": enhance._batch_size},

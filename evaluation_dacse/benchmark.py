@@ -22,7 +22,7 @@ import pandas
 
 from .metrics import OFFLINE_METRICS, metric_class
 from .statistics import interval
-from .systems import CHECKPOINTS, SYSTEMS
+from .systems import SYSTEMS, split_spec
 from .testsets import TestSet, write_json
 from .workers import enhance_clips, run_here, run_in_workers, score_clip, start_metrics, start_system
 
@@ -110,15 +110,10 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
 
 def system_version(spec: str) -> str:
     """The version of a rival's package, or a hash: of a checkpoint's weights, settings and code, of recordings."""
-    head, _, adapter = spec.partition("+")
-    name, _, model = head.partition(":")
+    name, model, adapter = split_spec(spec)
     if name in SYSTEMS:
         package = SYSTEMS[name][1]
         return metadata.version(package) if package else "-"
-    if name in CHECKPOINTS:
-        import importlib.resources
-
-        model = model or str(importlib.resources.files("dacse") / "tiny")
     if not Path(model).is_dir():
         return "Hub"
     digest = hashlib.sha256()
@@ -178,7 +173,7 @@ def enhance_all(
     done = {row["clip"] for row in read_lines(folder / "timing.jsonl") if row["system"] == system}
     missing = [clip for clip in test_set.clips if clip.name not in done]
     audio_path(folder, system, "").parent.mkdir(parents=True, exist_ok=True)
-    size = batch_size if system.startswith(("dacse", "generated")) else 1
+    size = batch_size if split_spec(system)[0] in ("dacse", "generated") else 1
     batches = [missing[first : first + size] for first in range(0, len(missing), size)]
     jobs = {
         ", ".join(clip.name for clip in batch): (batch, [audio_path(folder, system, clip.name) for clip in batch])

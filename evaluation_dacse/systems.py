@@ -42,12 +42,10 @@ def load_system(spec: str, device: str = "cpu") -> System:
         ImportError: the system's package is not installed; the message says how to get it.
         OSError: its weights cannot be had.
     """
-    head, _, adapter = spec.partition("+")
-    name, _, model = head.partition(":")
+    name, model, adapter = split_spec(spec)
     if name == "folder":
         return Recordings(model)
     if name in CHECKPOINTS:
-        model = model or str(importlib.resources.files("dacse") / "tiny")
         return Codec(model, device) if name == "codec" else DacSe(model, adapter or None, device, name == "generated")
     if name not in SYSTEMS:
         raise ValueError(
@@ -58,6 +56,19 @@ def load_system(spec: str, device: str = "cpu") -> System:
         return factory(device)
     except ModuleNotFoundError as error:
         raise ImportError(f"system {name!r} needs {error.name!r}: pip install {package}") from error
+
+
+def split_spec(spec: str) -> tuple[str, str, str]:
+    """A system's name, what follows its colon (of a checkpoint the embedded one, if nothing does), and its adapter.
+
+    >>> split_spec("dacse:org/dac-se1+dereverb"), split_spec("noisy")
+    (('dacse', 'org/dac-se1', 'dereverb'), ('noisy', '', ''))
+    """
+    head, _, adapter = spec.partition("+")
+    name, _, model = head.partition(":")
+    if name in CHECKPOINTS and not model:
+        model = str(importlib.resources.files("dacse") / "tiny")
+    return name, model, adapter
 
 
 class Untouched:

@@ -137,7 +137,7 @@ def render_recording(
     sounding = [[] for _ in range(recording.channels)]
     codes = _join_codes(itertools.chain([first], rows), processor.frame_rate, sounding)
     if keep:
-        blocks = keep_recording(_decode_beside(processor, recording, codes), processor.sampling_rate)
+        blocks = keep_recording(_decode_beside(processor, first.window, codes), processor.sampling_rate)
     else:
         blocks = processor.decode_blocks(generated for generated, _ in codes)
     enhanced = processor.resample_blocks(blocks, processor.sampling_rate, sampling_rate)
@@ -156,12 +156,12 @@ def render_recording(
 
 
 def _decode_beside(
-    processor: ProcessorMixin, recording: Recording, codes: Iterator[tuple[torch.Tensor, torch.Tensor]]
+    processor: ProcessorMixin, window: Window, codes: Iterator[tuple[torch.Tensor, torch.Tensor]]
 ) -> Iterator[np.ndarray]:
-    """Yields (3, channel, sample): the recording, and generated and noisy codes as they sound."""
-    silence = itertools.repeat(np.zeros((recording.channels, processor.hop_length), np.float32))
-    own = itertools.chain(recording.resampled(processor, processor.sampling_rate), silence)  # fills the last frame
-    own = _Reader(own, recording.channels)
+    """Yields (3, channel, sample): the window's whole recording, and generated and noisy codes as they sound."""
+    recording, num_samples = window.recording, window.num_frames * processor.hop_length
+    blocks = recording.resampled(processor, processor.sampling_rate)
+    own = _Reader(_pad_blocks(blocks, num_samples, recording.channels), recording.channels)
     for block in processor.decode_blocks(torch.cat(pair) for pair in codes):
         yield np.stack([own.read(block.shape[1]), *np.split(block, 2)])
 

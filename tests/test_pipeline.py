@@ -91,12 +91,18 @@ def test_the_result_is_that_of_a_naive_loop_over_windows(enhance):
     np.testing.assert_array_equal(out["audio"], expected)
 
 
-def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
-    # so the pipeline adds nothing of its own: no change of level, no delay, no seam
+def copying_pipeline(monkeypatch) -> AudioEnhancementPipeline:
+    """One whose model answers with the noisy codes."""
     enhance = tiny_pipeline()
     monkeypatch.setattr(
         enhance.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1]], 1)
     )
+    return enhance
+
+
+def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
+    # so the pipeline adds nothing of its own: no change of level, no delay, no seam
+    enhance = copying_pipeline(monkeypatch)
     waveform = noise(400, channels=2)
     out = enhance(waveform, sampling_rate=RATE)["audio"]
     np.testing.assert_array_equal(out, enhance.processor.decode_codes(enhance.processor.encode(waveform)))
@@ -121,10 +127,7 @@ def test_a_model_says_whether_the_recording_is_kept(chosen):
 
 
 def test_a_model_that_copies_gives_the_recording_back_where_it_is_kept(monkeypatch):
-    enhance = tiny_pipeline()
-    monkeypatch.setattr(
-        enhance.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1]], 1)
-    )
+    enhance = copying_pipeline(monkeypatch)
     waveform = noise(403, channels=2)
     out = enhance(waveform, sampling_rate=RATE, keep_recording=True)["audio"]
     np.testing.assert_allclose(out, waveform, rtol=0, atol=1e-6)

@@ -73,6 +73,7 @@ class _Mixer:
         self.channels, self.size = channels, 2 ** round(math.log2(SPECTRUM_SECONDS * sampling_rate))
         self.hop = self.size // OVERLAP
         self.window = np.hanning(self.size + 1)[:-1].astype(np.float32)
+        self.closing = self.window * (self.hop / np.square(self.window).sum())  # what overlaps adds up to 1
         self.shapes = band_shapes(self.size, sampling_rate)
         self.early = self.size - self.hop  # samples that come out before the recording's first
         self.waiting = np.zeros((3, channels, self.early), np.float32)  # for the rest of their spectrum
@@ -89,7 +90,7 @@ class _Mixer:
         spectra = np.fft.rfft(frames * self.window)
         kept, added = find_gains(*(np.square(np.abs(spectra)) @ self.shapes.T))
         mixed = kept @ self.shapes * spectra[0] + added @ self.shapes * spectra[1]
-        return self._overlap(np.fft.irfft(mixed) * self.window * (self.hop / np.square(self.window).sum()))
+        return self._overlap(np.fft.irfft(mixed) * self.closing)
 
     def _overlap(self, frames: np.ndarray) -> np.ndarray:
         """Adds frames (channel, frame, sample) up, each a hop behind the one before; gives what is finished."""
