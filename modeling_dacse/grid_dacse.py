@@ -174,7 +174,9 @@ class NextCodebookLogitsProcessor(LogitsProcessor):
 
     def __init__(self, config: DacSeConfig):
         if config.pattern != "flattened":
-            raise ValueError(f"continuous batching needs the flattened pattern, this model has the {config.pattern} one")
+            raise ValueError(
+                f"continuous batching needs the flattened pattern, this model has the {config.pattern} one"
+            )
         self.codebook_size = config.codebook_size
         followers = config.make_pattern().codebooks(2)[1 : config.num_codebooks + 1]  # of each codebook
         lowest = config.first_code_id + followers.repeat_interleave(config.codebook_size) * config.codebook_size

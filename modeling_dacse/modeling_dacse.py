@@ -14,6 +14,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_dacse import DacSeConfig
 from .grid_dacse import (
     FrameGridLogitsProcessor,
+    MinimumRiskLogitsProcessor,
     NextCodebookLogitsProcessor,
     RowDrawLogitsProcessor,
     check_forced_ids,
@@ -117,6 +118,23 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
             codes = ids[rows, tokens, None] - first
             probabilities[rows, tokens] = logits.softmax(-1).gather(1, codes)[:, 0]
         return probabilities
+
+    def risk_processor(self, code_vectors: torch.FloatTensor) -> MinimumRiskLogitsProcessor:
+        """For `generate(logits_processor=[...])`: greedy decoding by the least risk, given what each code stands for.
+
+        Args:
+            code_vectors: (codebook, code, size): the processor's.
+
+        Raises:
+            ValueError: If they are not of this model's codes.
+        """
+        shape = (self.config.num_codebooks, self.config.codebook_size)
+        if code_vectors.dim() != 3 or tuple(code_vectors.shape[:2]) != shape:
+            raise ValueError(
+                f"code_vectors have shape {tuple(code_vectors.shape)}, but this model speaks {shape[0]} codebooks of "
+                f"{shape[1]} codes: give those of its own processor, (codebook, code, size)"
+            )
+        return MinimumRiskLogitsProcessor(code_vectors, self.config.first_code_id)
 
     @property
     def fast_decoder(self) -> Callable | None:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig
-from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import logits_process, stopping_criteria as criteria
+from transformers.generation import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList, logits_process
+from transformers.generation import stopping_criteria as criteria
 
 from modeling_dacse.grid_dacse import (
     FrameGridLogitsProcessor,
@@ -115,7 +115,9 @@ def _refuse_what_is_not_done_here(model, input_ids, stops, generation_config, mo
         "a model on several devices": len(set(getattr(model, "hf_device_map", {"": 0}).values())) > 1,
     }
     if found := [reason for reason, is_asked in reasons.items() if is_asked]:
-        raise ValueError(f"the fast decoder does not do {found[0]}: leave custom_generate out, the library's loop does")
+        raise ValueError(
+            f"the fast decoder does not do {found[0]}: leave custom_generate out, the library's loop does"
+        )
 
 
 @functools.cache
