@@ -1,9 +1,9 @@
-"""The codebook grid: which ids may come next, as stateless logits processors. Knows ids only: no weights, audio or file.
+"""The codebook grid: which ids may come next, as stateless logits processors. Knows ids only: no weights or audio.
 
-A finished row is `[bos] noisy [start_clean] clean [eos]`, as in training, with as many clean ids as noisy ones, and each
-clean id is of the codebook of the noisy id at its place. So which ids may come next depends on a row's prompt and on how
-far the row has come, on nothing that was generated: the whole schedule is drawn up once, from the prompt, and a step
-only looks it up.
+A finished row is `[bos] noisy [start_clean] clean [eos]`, as in training, with as many clean ids as noisy ones, and
+each clean id is of the codebook of the noisy id at its place. So which ids may come next depends on a row's prompt and
+on how far the row has come, on nothing that was generated: the whole schedule is drawn up once, from the prompt, and a
+step only looks it up.
 """
 
 import torch
@@ -47,8 +47,8 @@ def check_prompt(prompt_ids: torch.LongTensor, config: DacSeConfig) -> None:
     starts = (prompt_ids == config.start_clean_token_id).sum(-1)
     if row := _first(starts != 1):
         raise ValueError(
-            f"row {row[0]} of the prompt has {int(starts[row])} start_clean tokens (id {config.start_clean_token_id}): "
-            "a prompt is [bos] noisy [start_clean], as the processor builds it"
+            f"row {row[0]} of the prompt has {int(starts[row])} start_clean tokens (id {config.start_clean_token_id}):"
+            " a prompt is [bos] noisy [start_clean], as the processor builds it"
         )
     noisy, begun = count_tokens(prompt_ids, config)
     frames, rest = noisy // config.num_codebooks, noisy.remainder(config.num_codebooks)
@@ -302,7 +302,7 @@ def _lowest_ids(prompt_ids: torch.LongTensor, clean: torch.LongTensor, config: D
 def _expected_codebooks(
     prompt_ids: torch.LongTensor, noisy: torch.LongTensor, config: DacSeConfig
 ) -> torch.LongTensor:
-    """The codebook of each token of a prompt (row, token), -1 for what is no code."""
+    """The codebook of each token of a prompt (row, token) where a code is due, -1 elsewhere."""
     pattern = config.make_pattern()
     start = (prompt_ids == config.start_clean_token_id).int().argmax(-1)
     columns = torch.arange(prompt_ids.shape[1], device=prompt_ids.device)
@@ -311,8 +311,8 @@ def _expected_codebooks(
         order = pattern.codebooks(count // config.num_codebooks).to(prompt_ids.device)
         offset = columns - start[:, None]
         place = torch.where(offset > 0, offset - 1, offset + count)
-        is_code = (noisy == count)[:, None] & (offset != 0) & (place >= 0) & (place < count)
-        expected = torch.where(is_code, order[place.clamp(0, count - 1)], expected)
+        is_due = (noisy == count)[:, None] & (offset != 0) & (place >= 0)
+        expected = torch.where(is_due, order[place.clamp(0, count - 1)], expected)
     return expected
 
 

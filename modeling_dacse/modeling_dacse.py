@@ -29,8 +29,8 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
 
     Weights and `forward` are Llama's, `labels` included. The authors' plain Llama repository loads as it stands.
 
-    `generate` is the library's with the codebook grid: a prompt in, `prompt, clean ids, eos, pad ...` out, whatever the
-    decoding mode. The grid comes after every other processor, the caller's and the generation configuration's, and
+    `generate` is the library's with the codebook grid: a prompt in, `prompt, clean ids, eos, pad ...` out, whatever
+    the decoding mode. The grid comes after every other processor, the caller's and the generation configuration's, and
     always leaves a legal id; what only narrows sampling (temperature, top-k and their like) then chooses among legal
     ids. Each row ends at its own length unless a stopping criterion cuts it shorter. Two arguments are added:
 

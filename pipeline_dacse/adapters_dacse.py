@@ -1,7 +1,7 @@
 """Adapters of a model: found, loaded, and switched for the length of a block. Knows weights and places, no audio.
 
-Works on the layers that PEFT puts into a model, so that it does not matter whether the model is bare, was loaded with an
-adapter by the library, or comes out of a `PeftModel`.
+Works on the layers that PEFT puts into a model, so that it does not matter whether the model is bare, was loaded with
+an adapter by the library, or comes out of a `PeftModel`.
 """
 
 import logging
@@ -159,8 +159,8 @@ class Adapters:
         config = PeftConfig.from_pretrained(folder)
         if getattr(config, "modules_to_save", None):
             raise ValueError(
-                f"adapter {place} replaces whole layers ({', '.join(config.modules_to_save)}), which cannot be switched"
-                " from call to call: merge it with `dacse convert --adapter`"
+                f"adapter {place} replaces whole layers ({', '.join(config.modules_to_save)}), which cannot be"
+                " switched from call to call: merge it with `dacse convert --adapter`"
             )
         config.inference_mode = True
         try:

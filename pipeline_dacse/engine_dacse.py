@@ -29,6 +29,7 @@ MOST_WINDOWS = 64  # of a batch: more share the reading of the weights without g
 CACHE_BYTES = 2**29  # of keys and values on a CPU
 # What the fast decoder does as the library's loop does it.
 FAST_ARGUMENTS = {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+DEFAULTS = EnhanceOptions()
 LAYOUT_SETTINGS = {"bos_token_id", "pad_token_id", "eos_token_id", "transformers_version", "use_cache"}
 
 
@@ -61,7 +62,7 @@ class Enhancer:
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def stream_many(
-        self, recordings: Iterable[Any], options: EnhanceOptions = EnhanceOptions()
+        self, recordings: Iterable[Any], options: EnhanceOptions = DEFAULTS
     ) -> Iterator["EnhancedRecording"]:
         """Enhances many recordings, whose windows share batches.
 
@@ -79,7 +80,7 @@ class Enhancer:
         """
         return _Call(self, recordings, options, self.check(options)).run()
 
-    def stream(self, recording: Any, options: EnhanceOptions = EnhanceOptions()) -> Iterator[Piece]:
+    def stream(self, recording: Any, options: EnhanceOptions = DEFAULTS) -> Iterator[Piece]:
         """Enhances one recording of any length in constant memory; yields its pieces.
 
         Raises:
@@ -104,9 +105,7 @@ class Enhancer:
         beams = arguments.get("num_beams", getattr(arguments.get("generation_config", own), "num_beams", 1)) or 1
         is_greedy = not options.draws and beams == 1
         if options.minimum_risk and not is_greedy:
-            raise ValueError(
-                "minimum_risk takes one code for what all are expected to be: leave out do_sample and beams"
-            )
+            raise ValueError("minimum_risk is for greedy decoding: leave it out, or do_sample and num_beams")
         if is_greedy and (self.processor.minimum_risk if options.minimum_risk is None else options.minimum_risk):
             risk = self.model.risk_processor(self.processor.code_vectors)
             arguments["logits_processor"] = [*arguments.get("logits_processor", ()), risk]
@@ -230,17 +229,22 @@ class EnhancedRecording:
             yield from self.recording.render(itertools.chain([first], rows))
 
     def read(self, enhancer: Enhancer, options: EnhanceOptions) -> Iterator[Window | None]:
-        """Yields None once it is open, then its windows as long as somebody wants them; errors become its own."""
+        """Yields None once it is open or cannot be, then its windows as long as somebody wants them.
+
+        Whatever its source raises becomes its own error.
+        """
         try:
             self.recording = Recording(enhancer.processor, self.audio, options, enhancer.model.config.max_frames)
-            yield None
-            for window in self.recording.windows():
+        except Exception as error:
+            self._error = error
+        yield None
+        try:
+            for window in self.recording.windows() if self._error is None else ():
                 yield window
                 if self._is_closed:
-                    return
-        except Exception as error:  # whatever a source of the caller's raises belongs to this recording alone
+                    break
+        except Exception as error:
             self._error = error
-            yield None
         self._is_read = True
 
     def wants(self) -> bool:
@@ -266,9 +270,12 @@ class EnhancedRecording:
                 yield self._rows.popleft()
             if self._error is not None:
                 raise self._error
-            if self._is_read and not self._call.holds_windows_of(self):
+            if self._call.holds_windows_of(self):
+                self._call.run_batch()
+            elif self._is_read:
                 return
-            self._call.run_batch()
+            else:
+                self._call.read_on()
 
 
 class _Call:
@@ -285,7 +292,7 @@ class _Call:
         self.opened: deque[EnhancedRecording] = deque()  # and not handed out yet
 
     def run(self) -> Iterator[EnhancedRecording]:
-        while self.opened or self._read_on():
+        while self.opened or self.read_on():
             if self.opened:
                 recording = self.opened.popleft()
                 yield recording
@@ -293,7 +300,7 @@ class _Call:
 
     def run_batch(self) -> None:
         """Has a full batch answered, or what is left of the recordings."""
-        while len(self.waiting) < self.batch_size and self._read_on():
+        while len(self.waiting) < self.batch_size and self.read_on():
             pass
         batch = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         batch = [(recording, window) for recording, window in batch if recording.wants()]
@@ -313,8 +320,8 @@ class _Call:
         """Whether windows of it wait for their batch."""
         return any(owner is recording for owner, _ in self.waiting)
 
-    def _read_on(self) -> bool:
-        """Opens a recording or cuts a window; False if there is nothing left."""
+    def read_on(self) -> bool:
+        """Opens a recording, cuts a window of it or ends it; False if there is nothing left."""
         found = next(self.windows, None)
         if found is not None and found[1] is not None:
             self.waiting.append(found)
@@ -323,10 +330,13 @@ class _Call:
     def _read(self, recordings: Iterable[Any]) -> Iterator[tuple[EnhancedRecording, Window | None]]:
         for index, audio in enumerate(recordings):
             recording = EnhancedRecording(self, audio, index)
-            for window in recording.read(self.enhancer, self.options):
-                if window is None and recording not in self.opened:
-                    self.opened.append(recording)
+            windows = recording.read(self.enhancer, self.options)
+            next(windows)
+            self.opened.append(recording)
+            yield recording, None
+            for window in windows:
                 yield recording, window
+            yield recording, None
 
     def _seed(self, recording: EnhancedRecording, window: Window) -> int:
         """Of a window's own random stream, as a signed number of 64 bits."""

@@ -1,4 +1,4 @@
-"""Whether a model and a processor belong together, and which processor a model has. Knows configurations and places."""
+"""Whether a model and a processor belong together, and which one a model has. Knows configurations and places."""
 
 import os
 
