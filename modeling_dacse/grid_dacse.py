@@ -282,7 +282,9 @@ def gumbel_noise(seeds: torch.LongTensor, token: int | torch.LongTensor, ids: to
     mixed = seeds + (token * 2**32 + ids + 1) * -0x61C8864680B583EB  # 64-bit constants as torch's signed integers
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ _shift(mixed, shift)) * factor
-    uniform = (_shift(mixed ^ _shift(mixed, 31), 40).float() + 0.5) * 2.0**-24
+    uniform = (
+        _shift(mixed ^ _shift(mixed, 31), 41).float() + 0.5
+    ) * 2.0**-23  # never 0 or 1, as float32 is exact here
     return -(-uniform.log()).log()
 
 

@@ -72,7 +72,9 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
                     f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
                 )
-        if subfolder := kwargs.get("subfolder"):  # what lies beside the weights is looked for there as well
+        # What lies beside the weights, such as adapters, is looked for at the same place and revision.
+        model.config._commit_hash = kwargs.get("revision")
+        if subfolder := kwargs.get("subfolder"):
             model.config._name_or_path = os.path.join(model.config._name_or_path, subfolder)
         return (model, info) if wants_info else model
 

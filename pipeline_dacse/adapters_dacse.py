@@ -120,9 +120,10 @@ class Adapters:
 
     def _name(self, adapter: str | os.PathLike) -> str:
         """The name in the model of an adapter, which is loaded the first time, and again once its files change."""
-        if isinstance(adapter, str) and adapter in getattr(self.model, "peft_config", {}):
-            return adapter
-        key, place = os.fspath(adapter), self._find(adapter)
+        key = os.fspath(adapter)
+        if key not in self.loaded and isinstance(adapter, str) and adapter in getattr(self.model, "peft_config", {}):
+            return adapter  # loaded by the caller
+        place = self._find(adapter)
         if place is None:
             raise ValueError(
                 f"adapter {key!r} is unknown; {self.place or 'the model'} has "

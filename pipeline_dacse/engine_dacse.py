@@ -109,7 +109,8 @@ class Enhancer:
         if is_greedy and (self.processor.minimum_risk if options.minimum_risk is None else options.minimum_risk):
             risk = self.model.risk_processor(self.processor.code_vectors)
             arguments["logits_processor"] = [*arguments.get("logits_processor", ()), risk]
-        settings = options.generate.keys() | (own.to_diff_dict().keys() - LAYOUT_SETTINGS)
+        settings = {name for name, value in own.to_diff_dict().items() if value and name[0] != "_"} - LAYOUT_SETTINGS
+        settings |= options.generate.keys()
         if settings <= FAST_ARGUMENTS and (decoder := self.model.fast_decoder) is not None:
             arguments["custom_generate"] = decoder
         return arguments

@@ -301,6 +301,7 @@ def test_noise_is_the_same_in_any_company_and_of_no_two_rows():
     assert torch.equal(gumbel_noise(seeds, torch.tensor([[3], [3], [3]]), ids), noise)
     streams = torch.cat([noise, gumbel_noise(seeds, 4, ids), gumbel_noise(seeds + 1, 3, ids)])
     assert streams.isfinite().all()
+    assert -3 < streams.min() and streams.max() < 17  # of 23 bits: -log(24 log 2) to 24 log 2
     correlations = torch.corrcoef(streams) - torch.eye(len(streams))
     assert correlations.abs().max() < 0.15  # five standard deviations of 1000 independent pairs
 

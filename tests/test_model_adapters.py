@@ -287,6 +287,15 @@ def test_an_adapter_trained_again_in_place_is_heard(folder, tmp_path):
     assert (fresh != before).any()
 
 
+def test_so_is_one_whose_path_is_a_bare_name(folder, tmp_path, monkeypatch):
+    enhance, audio = pipeline("audio-enhancement", model=str(folder)), {"array": noise(60), "sampling_rate": RATE}
+    for seed, place in ((0, tmp_path), (1, tmp_path), (2, tmp_path / "elsewhere")):  # in place, and in another folder
+        save_adapter(place / "mine", seed=seed)
+        monkeypatch.chdir(place)
+        fresh = pipeline("audio-enhancement", model=str(folder))(audio, adapter="mine")["audio"]
+        np.testing.assert_array_equal(enhance(audio, adapter="mine")["audio"], fresh)
+
+
 def test_a_models_own_adapter_comes_before_a_folder_of_the_same_name(folder, tmp_path, monkeypatch):
     audio = {"array": noise(60), "sampling_rate": RATE}
     expected = pipeline("audio-enhancement", model=str(folder))(audio, adapter="denoise")["audio"]

@@ -3,8 +3,8 @@
 Asked for by name: `model.generate(..., custom_generate=decode_grid)`. `generate` prepares everything as for any model
 and then calls it. Against the library's loop this one computes the logits of the codebook that is due and of no other,
 writes keys and values into buffers of their final size, feeds forced ids together with the id before them, and drops
-rows that are done. On a GPU, which would wait for the CPU most of the time, all kernels of a frame are captured once in a
-CUDA graph, and then replayed frame after frame.
+rows that are done. On a GPU, which would wait for the CPU most of the time, all kernels of a frame are captured once
+in a CUDA graph, and then replayed frame after frame.
 """
 
 import functools
