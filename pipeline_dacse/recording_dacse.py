@@ -76,13 +76,14 @@ def open_recording(processor: ProcessorMixin, audio: Any, sampling_rate: int | N
     Raises:
         ValueError, OSError: it cannot be read, or a region begins behind its end.
     """
-    if isinstance(audio, (str, os.PathLike)) and not str(audio).startswith(("http://", "https://")):
-        rate, channels, num_samples, _ = processor.stream_audio(audio)
-        recording = Recording(rate, channels, num_samples, audio, regions)
+    if isinstance(audio, (str, os.PathLike)) and os.path.isfile(audio):
+        stream = processor.stream_audio(audio)
+        num_samples = sum(block.shape[1] for block in stream.blocks)  # a header only estimates it
+        recording = Recording(stream.sampling_rate, stream.channels, num_samples, audio, regions)
     else:
         waveform, rate = processor.load_audio(audio, sampling_rate)
         recording = Recording(rate, *waveform.shape, waveform, regions)
-    seconds = recording.num_samples / rate
+    seconds = recording.num_samples / recording.sampling_rate
     if regions and regions[-1][0] >= seconds:  # they ascend
         raise ValueError(f"region {regions[-1]} begins behind the end of the recording, which lasts {seconds:.6g} s")
     return recording

@@ -150,7 +150,8 @@ def test_a_saved_processor_is_one_directory_without_foreign_paths(tmp_path):
     assert settings["first_code_id"] == 7 and settings["hop_length"] == HOP
     assert "audio_tokenizer" not in settings and str(tmp_path) not in json.dumps(settings)
     written = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*.*")}
-    code = {"processing_dacse.py", "codec_dacse.py", "audio_dacse.py", "codes_dacse.py"}
+    audio = {f"audio{part}_dacse.py" for part in ("", "_arrays", "_containers", "_decoder")}
+    code = {"processing_dacse.py", "codec_dacse.py", "codes_dacse.py"} | audio
     assert written == code | {
         "processor_config.json",
         "audio_tokenizer/config.json",
