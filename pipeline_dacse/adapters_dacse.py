@@ -1,7 +1,7 @@
 """Adapters of a model: found, loaded, and switched for the length of a block. Knows weights and places, no audio.
 
 Works on the layers that PEFT puts into a model, so that it does not matter whether the model is bare, was loaded with
-an adapter by the library, or comes out of a `PeftModel`.
+an adapter by the library, or comes out of a `PeftModel`. PEFT itself is imported once an adapter is asked for.
 """
 
 import logging
@@ -12,11 +12,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from huggingface_hub import list_repo_files
-from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -24,6 +22,9 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .options_dacse import Own
+
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -157,6 +158,8 @@ class Adapters:
         return None
 
     def _load(self, name: str, place: Place, folder: str, weights: str) -> None:
+        from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+
         config = PeftConfig.from_pretrained(folder)
         if getattr(config, "modules_to_save", None):
             raise ValueError(
@@ -201,8 +204,10 @@ class Adapters:
         return sorted({*getattr(self.model, "peft_config", {}), *beside})
 
 
-def tuner_layers(model: nn.Module) -> Iterator[BaseTunerLayer]:
+def tuner_layers(model: nn.Module) -> Iterator["BaseTunerLayer"]:
     """The layers of a model that hold adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return (module for module in model.modules() if isinstance(module, BaseTunerLayer))
 
 
