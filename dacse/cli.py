@@ -5,6 +5,8 @@ import typer
 from dacse.app import app as demo
 from dacse.enhance import enhance
 from dacse.info import info
+from dacse.signals import stop_in_order
+from dacse.terminal import open_standard_streams
 from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 
@@ -25,4 +27,6 @@ app.command()(verify)
 
 def main() -> None:
     """Entry point of the console script."""
+    open_standard_streams()
+    stop_in_order()
     app()

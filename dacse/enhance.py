@@ -6,14 +6,15 @@ import sys
 import tempfile
 import time
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dacse import default_model
-from dacse.files import FORMATS, STANDARD, Job, plan_jobs
-from dacse.results import Result, one_line, progress_bar, report, summarize, write_result
-from hub_upload.places import check_place
+from dacse.files import FORMATS, STANDARD, Job, Plan, is_special, plan_jobs
+from dacse.options import check_options
+from dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
+from dacse.terminal import one_line, progress_bar, say, shown
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16", "int8"])
@@ -74,51 +75,104 @@ def enhance(
     - `cat noisy.wav | dacse enhance - > clean.wav`
     """
     started = time.monotonic()
+    if overwrite and skip_existing:
+        raise typer.BadParameter("--overwrite and --skip-existing exclude each other")
     try:
-        jobs, problems = plan_jobs(inputs, output, audio_format)
+        plan = plan_jobs(inputs, output, audio_format)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    if as_json and any(job.target == STANDARD for job in jobs):
+        raise typer.BadParameter(shown(str(error))) from error
+    if as_json and any(job.target == STANDARD for job in plan.jobs):
         raise typer.BadParameter("--json and the audio cannot both go to standard output; pass -o")
-    results = [Result(name, None, "failed", error=why) for name, why in problems.items()]
+    for note in plan.notes:
+        say(note)
+    waiting, results = _choose(plan, overwrite, skip_existing)
+    for result in results:
+        report(result)
+    device_used, failure = None, None
+    with tempfile.TemporaryDirectory(prefix="dacse-") as folder:
+        try:
+            check_options(model or default_model(), codec, adapter, device, window_seconds, overlap_seconds)
+            readable = _read_pipes(waiting, folder, results)
+            if readable:
+                pipe = _load(model, codec, adapter, device, dtype, batch_size)
+                device_used = str(pipe.device)
+                parameters = {
+                    "strength": strength,
+                    "keep_recording": keep_recording,
+                    "window_seconds": window_seconds,
+                    "overlap_seconds": overlap_seconds,
+                    "output_sampling_rate": "input" if keep_rate else None,
+                    "do_sample": do_sample,
+                    "seed": seed,
+                    **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
+                }
+                rate = None if keep_rate else pipe.processor.sampling_rate
+                _enhance_all(pipe, readable, parameters, rate, audio_format, results)
+        except (OSError, ValueError) as error:
+            failure = one_line(error)
+            say(f"error: {failure}")
+            done = {result.input for result in results}
+            results += [
+                Result(job.source, job.target, "failed", error=failure) for job in waiting if job.source not in done
+            ]
+    summarize(results, time.monotonic() - started, device_used, as_json, plan.notes, failure)
+    if failure or any(result.status == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job], list[Result]]:
+    """The jobs to do, and what becomes of the others."""
+    results = [Result(name, None, "failed", error=why) for name, why in plan.problems.items()]
     waiting = []
-    for job in jobs:
-        if job.target == STANDARD or overwrite or not os.path.exists(job.target):
+    for job in plan.jobs:
+        if overwrite or not os.path.isfile(job.target):
             waiting.append(job)
         elif skip_existing:
             results.append(Result(job.source, job.target, "skipped"))
         else:
             why = f"{job.target} exists; pass --overwrite or --skip-existing"
             results.append(Result(job.source, job.target, "failed", error=why))
-    for result in results:
-        report(result)
-    device_used = None
-    if waiting:
+    return waiting, results
+
+
+def _read_pipes(jobs: list[Job], folder: str, results: list[Result]) -> list[tuple[Job, str]]:
+    """Each job with the path to read; what comes through a pipe, which can be read but once, is put into a file."""
+    readable = []
+    for number, job in enumerate(jobs):
+        if job.source != STANDARD and not is_special(job.source):
+            readable.append((job, job.source))
+            continue
+        path = os.path.join(folder, f"input{number}")
         try:
-            pipe = _load(model, codec, adapter, device, dtype, batch_size)
-            device_used = str(pipe.device)
-            with tempfile.TemporaryDirectory() as folder:
-                enhanced = pipe.stream_many(
-                    (_on_disk(job, folder) for job in waiting),
-                    strength=strength,
-                    keep_recording=keep_recording,
-                    window_seconds=window_seconds,
-                    overlap_seconds=overlap_seconds,
-                    output_sampling_rate="input" if keep_rate else None,
-                    do_sample=do_sample,
-                    seed=seed,
-                    **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
-                )
-                for job, (path, pieces) in zip(waiting, enhanced, strict=True):
-                    rate = None if keep_rate else pipe.processor.sampling_rate
-                    results.append(write_result(job, path, pieces, rate, audio_format, folder))
-                    report(results[-1])
-        except (OSError, ValueError) as error:
-            typer.echo(f"error: {one_line(error)}", err=True)
-            raise typer.Exit(1) from error
-    summarize(results, time.monotonic() - started, device_used, as_json)
-    if any(result.status == "failed" for result in results):
-        raise typer.Exit(1)
+            with open(path, "wb") as file:
+                if job.source == STANDARD:
+                    shutil.copyfileobj(sys.stdin.buffer, file)
+                else:
+                    with open(job.source, "rb") as pipe:
+                        shutil.copyfileobj(pipe, file)
+            readable.append((job, path))
+        except OSError as error:
+            results.append(Result(job.source, job.target, "failed", error=one_line(error)))
+            report(results[-1])
+    return readable
+
+
+def _enhance_all(
+    pipe,
+    jobs: list[tuple[Job, str]],
+    parameters: dict[str, Any],
+    sampling_rate: int | None,
+    audio_format: str | None,
+    results: list[Result],
+) -> None:
+    """Appends what becomes of each job, as it is done."""
+    with audio_warnings() as said:
+        enhanced = pipe.stream_many((path for _, path in jobs), **parameters)
+        for (job, path), (_, pieces) in zip(jobs, enhanced, strict=True):
+            result = write_result(job, path, pieces, sampling_rate, audio_format)
+            result.warnings += [text.replace(path, name_of(job.source)) for text in said.pop(path, ())]
+            results.append(result)
+            report(result)
 
 
 def _load(
@@ -139,22 +193,10 @@ def _load(
         logging.disable_progress_bar()
         logging.set_verbosity_error()  # what is wrong about a model is raised as well
         check_device(device)
-        for place in filter(None, (path, codec)):
-            check_place(place)
         loaded = DacSeForEnhancement.from_pretrained(path, dtype=str(dtype))
         pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device, batch_size=batch_size)
         if adapter:
             use_adapter(pipe.model, adapter)
     precision = dtype if dtype == Dtype.int8 else str(pipe.dtype).removeprefix("torch.")
-    typer.echo(f"{path} on {pipe.device} in {precision}, up to {pipe._batch_size} windows at a time", err=True)
+    say(f"{path} on {pipe.device} in {precision}, up to {pipe._batch_size} windows at a time")
     return pipe
-
-
-def _on_disk(job: Job, folder: str) -> str:
-    """The path to read; standard input is put into a file first."""
-    if job.source != STANDARD:
-        return job.source
-    path = os.path.join(folder, "stdin")
-    with open(path, "wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return path

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from dacse import default_model
-from dacse.results import one_line
+from dacse.terminal import one_line
 from hub_upload.places import check_place
 
 

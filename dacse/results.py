@@ -1,18 +1,19 @@
 """What became of each file: written, reported, summed up."""
 
+import contextlib
+import itertools
 import json
 import os
-import shutil
-import sys
+import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-import typer
+from dacse.files import STANDARD, Job, output_format
+from dacse.formats import choose_encoding
+from dacse.outputs import open_sound, written_when_done
+from dacse.terminal import one_line, progress_bar, say
 
-from dacse.files import STANDARD, Job, replaced_when_done
-
-SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # kept from the input
-LARGEST_WAV = 2**32 - 2**16  # bytes; the header counts in 32 bits
+LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
 
 
 @dataclass
@@ -24,11 +25,10 @@ class Result:
     status: str  # enhanced, skipped or failed
     seconds: float = 0.0  # of audio
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
-def write_result(
-    job: Job, path: str, pieces: Iterator, sampling_rate: int | None, audio_format: str | None, folder: str
-) -> Result:
+def write_result(job: Job, path: str, pieces: Iterator, sampling_rate: int | None, audio_format: str | None) -> Result:
     """Writes the pieces (channel, sample) of one enhanced file and shows how far it is.
 
     Args:
@@ -37,87 +37,79 @@ def write_result(
         pieces: what the pipeline streams.
         sampling_rate: of the output, in Hz; None is the input's.
         audio_format: of the output; None goes by the name of the output.
-        folder: for what is on its way to standard output.
     """
-    import soundfile
+    from processing_dacse.audio_dacse import stream_audio
 
     try:
         first = next(pieces)  # raises what is wrong with the input, before anything is written
-        source = soundfile.info(path)
-        rate = sampling_rate or source.samplerate
-        target = os.path.join(folder, "stdout") if job.target == STANDARD else job.target
-        audio_format = audio_format or (os.path.splitext(target)[1][1:].lower() if job.target != STANDARD else "wav")
-        container, subtype = choose_encoding(audio_format, source.subtype, source.channels * source.duration * rate)
-        with replaced_when_done(target) as temporary, progress_bar() as progress:
-            bar = progress.add_task(job.source, total=source.duration)
-            with soundfile.SoundFile(temporary, "w", rate, source.channels, subtype, format=container) as file:
-                for piece in _chain(first, pieces):
-                    file.write(piece.T)
-                    progress.advance(bar, piece.shape[1] / rate)
-        if job.target == STANDARD:
-            with open(target, "rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-    except (OSError, ValueError, soundfile.SoundFileError) as error:
-        named = "standard input" if job.source == STANDARD else job.source
-        return Result(job.source, job.target, "failed", error=one_line(error).replace(path, named))
-    return Result(job.source, job.target, "enhanced", source.duration)
+        source = stream_audio(path)
+        source.file.close()
+        rate, audio_format = sampling_rate or source.sampling_rate, output_format(job.target, audio_format)
+        seconds = (source.estimated_samples or 0) / source.sampling_rate
+        longest = seconds or os.path.getsize(path) / LEAST_BYTES_A_SECOND
+        encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
+        with written_when_done(job.target, like=path if path == job.source else None) as file, progress_bar() as shown:
+            bar = shown.add_task(job.source, total=seconds or None)
+            with open_sound(file, job.target, encoding, rate, source.channels, source.tags) as write:
+                done = 0.0
+                for piece in itertools.chain([first], pieces):
+                    write(piece)
+                    done += piece.shape[1] / rate
+                    shown.update(bar, completed=done)
+    except (OSError, ValueError) as error:
+        message = one_line(error).replace(path, name_of(job.source))
+        return Result(job.source, job.target, "failed", error=message)
+    return Result(job.source, job.target, "enhanced", done, warnings=[encoding.loss] if encoding.loss else [])
 
 
-def choose_encoding(audio_format: str, source_subtype: str, num_values: float) -> tuple[str, str]:
-    """libsndfile's names of the format and sample type of an output.
+@contextlib.contextmanager
+def audio_warnings() -> Iterator[dict[str, list[str]]]:
+    """Collects what is said about recordings while they are read, by the name of each; once, however often said."""
+    from processing_dacse.audio_arrays_dacse import AudioWarning
 
-    The input's sample type is kept where the format has it. A wav beyond the 4 GB its header can count becomes RF64,
-    its extension for that.
+    said: dict[str, list[str]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AudioWarning)
+        show = warnings.showwarning
 
-    >>> choose_encoding("wav", "PCM_24", 1e6), choose_encoding("flac", "FLOAT", 1e6)
-    (('WAV', 'PCM_24'), ('FLAC', 'PCM_16'))
-    >>> choose_encoding("wav", "VORBIS", 4e9)
-    ('RF64', 'PCM_16')
-    """
-    import soundfile
+        def collect(message, category, *args, **kwargs) -> None:
+            if not issubclass(category, AudioWarning):
+                return show(message, category, *args, **kwargs)
+            texts = said.setdefault(message.name, [])
+            if str(message) not in texts:
+                texts.append(str(message))
 
-    container = audio_format.upper()
-    subtype = source_subtype
-    if subtype not in SAMPLE_BYTES or not soundfile.check_format(container, subtype):
-        subtype = soundfile.default_subtype(container)
-    if container == "WAV" and num_values * SAMPLE_BYTES[subtype] > LARGEST_WAV:
-        container = "RF64"
-    return container, subtype
+        warnings.showwarning = collect
+        yield said
 
 
 def report(result: Result) -> None:
-    """Says at once what failed."""
+    """Says at once what failed, and what is to be known about what did not."""
+    for text in result.warnings:
+        say(f"warning: {_named(text, result)}")
     if result.status == "failed":
-        named = result.error if result.input in result.error else f"{result.input}: {result.error}"
-        typer.echo(f"failed: {named}", err=True)
+        say(f"failed: {_named(result.error, result)}")
 
 
-def summarize(results: list[Result], seconds: float, device: str | None, as_json: bool) -> None:
+def summarize(
+    results: list[Result], seconds: float, device: str | None, as_json: bool, notes: list[str], error: str | None
+) -> None:
     """One line for people, on standard error; with `as_json` a report for machines on standard output."""
     counts = {status: [r.status for r in results].count(status) for status in ("enhanced", "skipped", "failed")}
     audio = sum(result.seconds for result in results)
     if as_json:
-        numbers = {"audio_seconds": audio, "wall_seconds": seconds, "device": device}
-        print(json.dumps({"files": [asdict(result) for result in results], **counts, **numbers}, indent=2))
-    else:
+        facts = {"audio_seconds": audio, "wall_seconds": seconds, "device": device, "left_out": notes, "error": error}
+        print(json.dumps({"files": [asdict(result) for result in results], **counts, **facts}, indent=2))
+    elif error is None:
         files = ", ".join(f"{count} {status}" for status, count in counts.items())
-        typer.echo(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s", err=True)
+        say(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s")
 
 
-def progress_bar():
-    """A progress display on standard error, where that is a terminal; it goes away when done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)
+def name_of(source: str) -> str:
+    """What people call an input."""
+    return "standard input" if source == STANDARD else source
 
 
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
-
-
-def _chain(first, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
+def _named(text: str, result: Result) -> str:
+    name = name_of(result.input)
+    return text if name in text else f"{name}: {text}"

@@ -102,10 +102,14 @@ def find_parts(file: BinaryIO) -> list[Part]:
 
 
 class PartFile(io.RawIOBase):
-    """One part of a file as a file of its own, with its size set right."""
+    """One part of a file as a file of its own, with its size set right.
+
+    What goes wrong while FFmpeg reads, an interrupt among it, would get lost in its calls: `check` raises it after.
+    """
 
     def __init__(self, file: BinaryIO, part: Part):
         self.file, self.part, self.position = file, part, 0
+        self.error: BaseException | None = None
 
     def readable(self) -> bool:
         return True
@@ -123,11 +127,20 @@ class PartFile(io.RawIOBase):
 
     def read(self, count: int = -1) -> bytes:
         start, left = self.part.start + self.position, self.part.stop - self.part.start - self.position
-        content = _read(self.file, start, max(0, left if count < 0 else min(count, left)))
+        try:
+            content = _read(self.file, start, max(0, left if count < 0 else min(count, left)))
+        except BaseException as error:
+            self.error = error
+            return b""
         if self.part.size is not None:
             content = _overlay(content, start, *self.part.size)
         self.position += len(content)
         return content
+
+    def check(self) -> None:
+        """Raises what went wrong while reading."""
+        if self.error is not None:
+            raise self.error
 
 
 def _starts(matches: Iterable[tuple[int, bytes]]) -> Iterator[int]:

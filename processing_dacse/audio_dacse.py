@@ -36,6 +36,7 @@ class AudioStream:
         blocks: float32 (channel, sample), once. What they hold in all is the recording's length.
         sample_type: "uint8", "int16", "int24", "float32", ...; None where samples are not kept as they were (MP3).
         tags: title, artist, date, comment, ... by their names in lower case.
+        file: what is read, closed with the last block; whoever wants no more blocks closes it.
     """
 
     sampling_rate: int
@@ -44,6 +45,7 @@ class AudioStream:
     blocks: Iterator[np.ndarray]
     sample_type: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    file: BinaryIO | None = None
 
 
 def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -167,7 +169,7 @@ def _stream_file(file: BinaryIO, name: str, block_seconds: float) -> AudioStream
         raise
     rate, channels = decoder.format
     blocks = _closing(file, decoder.blocks(block_seconds))
-    return AudioStream(rate, channels, decoder.estimated_samples, blocks, decoder.sample_type, decoder.tags)
+    return AudioStream(rate, channels, decoder.estimated_samples, blocks, decoder.sample_type, decoder.tags, file)
 
 
 def _closing(file: BinaryIO, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

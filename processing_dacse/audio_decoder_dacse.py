@@ -115,7 +115,8 @@ class TrackDecoder:
 
     def __init__(self, file: BinaryIO, part: Part, name: str):
         self.part, self.name = part, name
-        self.container = _open_container(PartFile(file, part), part, name)
+        self.file = PartFile(file, part)
+        self.container = _open_container(self.file, part, name)
         self.stream = self.container.streams.audio[0]
         self.kind = self.container.format.name.split(",")[0]
         self.decoder = self.stream.codec_context
@@ -194,10 +195,12 @@ class TrackDecoder:
             try:
                 packet = next(packets, None)
             except av.FFmpegError:
+                self.file.check()
                 yield None
                 return
             except IndexError:  # of PyAV, at the end, where further tracks came up on the way (MPEG-TS)
-                return
+                packet = None
+            self.file.check()
             if packet is None:
                 return
             if packet.pts is not None and packet.duration:
@@ -209,16 +212,11 @@ class TrackDecoder:
             yield from frames
 
     def _whole(self, packet: av.Packet) -> av.Packet:
-        """A packet of which FFmpeg takes nothing away where it takes the wrong things away: see `_filling`."""
+        """A packet of which FFmpeg takes nothing away where it would take the wrong things away: see `_filling`."""
         if self.is_trimmed_here and packet.has_sidedata("skip_samples"):
             nothing = packet.get_sidedata("skip_samples")
             nothing.update(bytes(nothing.buffer_size))
             packet.set_sidedata(nothing)
-        is_last = self.kind == "mov" and packet.is_discard and self.stream.duration and packet.pts is not None
-        if is_last and 0 <= (packet.pts - self.stream.duration) * self.stream.time_base <= ROUNDING:
-            times = packet.pts, packet.dts, packet.duration, packet.time_base
-            packet = av.Packet(bytes(packet))
-            packet.pts, packet.dts, packet.duration, packet.time_base = times
         return packet
 
     def _to_array(self, frame: av.AudioFrame) -> np.ndarray:
@@ -254,8 +252,7 @@ class TrackDecoder:
         """Samples at the end that fill the last packet and are no part of the recording.
 
         FFmpeg leaves them there in an MP4, which says how long its last packet is, and how long all is to be played,
-        which may be rounded to a thousandth of a second and then leave the last packet out. Of a short Ogg Vorbis it
-        takes too many or too few away.
+        which may be rounded to a thousandth of a second. Of a short Ogg Vorbis it takes too many or too few away.
         """
         filling = 0
         if self.kind == "mov" and self.origin is not None and self.end:
@@ -286,6 +283,7 @@ def _open_container(file: PartFile, part: Part, name: str) -> av.container.Input
     try:
         container = av.open(file, options={"format_whitelist": FORMATS}, metadata_errors="replace")
     except av.FFmpegError as error:
+        file.check()
         reason = "it is of no format that is read" if part.kind is None else f"it is damaged: {error.strerror}"
         if part.kind == "mp4":
             reason = "its index is missing or damaged: the end, where that mostly stands, was cut off"

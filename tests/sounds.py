@@ -31,6 +31,7 @@ class Kind:
         0  # samples before the recording that the format has no place to tell of; below 0, lost by its encoder
     )
     is_exact: bool = True  # holds as many samples as were recorded
+    rounding: int = 0  # samples that may be missing at the end of one that is exact
     sample_type: str | None = None  # as it is read
     channels: tuple[int, ...] = (1, 2)
     shortest: int = 1  # samples it can hold, or whose number it can tell
@@ -65,9 +66,10 @@ KINDS = {
     "opus": Kind("OGG", "OPUS", 48000),
     "mp3": Kind("MP3", "MPEG_LAYER_III"),
     "mp3 of lame": Kind("mp3", "libmp3lame", is_exact=False, shortest=2000),  # FFmpeg may count 46 samples too many
-    "m4a": Kind("ipod", "aac", shortest=100),  # times in thousandths of a second
-    "alac": Kind("ipod", "alac", error=2**-23, sample_type="int24"),
-    "mp4 of opus": Kind("mp4", "libopus", 48000, shortest=1000),
+    # FFmpeg writes the length of these in thousandths of a second, and reads no packet that begins after that.
+    "m4a": Kind("ipod", "aac", rounding=23, shortest=100),
+    "alac": Kind("ipod", "alac", error=2**-23, rounding=23, sample_type="int24", shortest=100),
+    "mp4 of opus": Kind("mp4", "libopus", 48000, rounding=24, shortest=1000),
     "fragmented mp4": Kind("mp4", "aac", is_exact=False, delay=1024, options=FRAGMENTS),
     "aac": Kind("adts", "aac", is_exact=False, delay=1024, shortest=3000),
     "webm": Kind("webm", "libopus", 48000, shortest=1000),
