@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from evaluation_dacse import systems, workers
 from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize, system_version
 from evaluation_dacse.metrics import OFFLINE_METRICS, load_metric

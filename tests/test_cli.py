@@ -18,10 +18,10 @@ import soundfile
 from peft import LoraConfig
 from typer.testing import CliRunner
 
+from command_dacse.cli import app
+from command_dacse.files import plan_jobs
+from command_dacse.outputs import written_when_done
 from dacse import default_model
-from dacse.cli import app
-from dacse.files import plan_jobs
-from dacse.outputs import written_when_done
 from tests.tiny import tiny_model, tiny_pipeline
 
 RATE = 8000  # of the tiny codec
@@ -66,7 +66,7 @@ def run(model):
 def test_help_and_wrong_arguments_answer_without_loading_torch(arguments):
     code = (
         f"import sys; sys.argv = ['dacse', *{arguments}]\n"
-        "from dacse.cli import main\n"
+        "from command_dacse.cli import main\n"
         "try:\n    main()\nexcept SystemExit as exit: print('status', exit.code)\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
@@ -94,7 +94,7 @@ def test_options_that_cannot_be_meant_are_one_line_without_loading_torch_with_js
     arguments = ["dacse", "enhance", str(tmp_path / "a.wav"), "--json", *options]
     code = (
         f"import sys; sys.argv = {arguments}\n"
-        "from dacse.cli import main\n"
+        "from command_dacse.cli import main\n"
         "try:\n    main()\nexcept SystemExit as exit: status = exit.code\n"
         "assert status == 1 and not {'torch', 'transformers', 'numpy'} & sys.modules.keys()"
     )

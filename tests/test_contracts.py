@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from pipeline_dacse.options_dacse import EnhanceOptions
 from pipeline_dacse.recording_dacse import Recording
 from tests.loopback_hub import LoopbackHub

@@ -32,6 +32,7 @@ CODE = {
     "levels_dacse.py",
     "adapters_dacse.py",
     "layout_dacse.py",
+    "device_dacse.py",
     "engine_dacse.py",
     "pipeline_dacse.py",
 }

@@ -19,7 +19,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec
 from tests.tiny_corpus import RATE, voice, write_corpus

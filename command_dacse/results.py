@@ -7,11 +7,15 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
 
-from dacse.files import STANDARD, Job, output_format
-from dacse.formats import choose_encoding
-from dacse.outputs import open_sound, written_when_done
-from dacse.terminal import one_line, progress_bar, say
+from command_dacse.files import STANDARD, Job, output_format
+from command_dacse.formats import choose_encoding
+from command_dacse.outputs import open_sound, written_when_done
+from command_dacse.terminal import one_line, progress_bar, say
+
+if TYPE_CHECKING:
+    from pipeline_dacse.engine_dacse import EnhancedRecording
 
 LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
 
@@ -28,38 +32,44 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
 
-def write_result(job: Job, path: str, pieces: Iterator, sampling_rate: int | None, audio_format: str | None) -> Result:
-    """Writes the pieces (channel, sample) of one enhanced file and shows how far it is.
+def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | None) -> Result:
+    """Writes the pieces of one enhanced recording and shows how far it is.
 
     Args:
-        job: names of the input and the output.
-        path: where the input lies.
-        pieces: what the pipeline streams.
-        sampling_rate: of the output, in Hz; None is the input's.
-        audio_format: of the output; None goes by the name of the output.
+        job: Names of the input and the output.
+        enhanced: What the engine streams.
+        audio_format: Of the output; None goes by the name of the output.
     """
-    from processing_dacse.audio_dacse import stream_audio
-
+    done, loss = 0.0, None
     try:
+        pieces = iter(enhanced)
         first = next(pieces)  # raises what is wrong with the input, before anything is written
-        source = stream_audio(path)
-        source.file.close()
-        rate, audio_format = sampling_rate or source.sampling_rate, output_format(job.target, audio_format)
+        recording, source = enhanced.recording, enhanced.recording.stream
+        rate, audio_format = recording.sampling_rate, output_format(job.target, audio_format)
         seconds = (source.estimated_samples or 0) / source.sampling_rate
-        longest = seconds or os.path.getsize(path) / LEAST_BYTES_A_SECOND
+        longest = seconds or _longest_seconds(source.file)
         encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
-        with written_when_done(job.target, like=path if path == job.source else None) as file, progress_bar() as shown:
+        loss = encoding.loss
+        like = None if job.source == STANDARD else job.source
+        with written_when_done(job.target, like=like) as file, progress_bar() as shown:
             bar = shown.add_task(job.source, total=seconds or None)
             with open_sound(file, job.target, encoding, rate, source.channels, source.tags) as write:
-                done = 0.0
                 for piece in itertools.chain([first], pieces):
-                    write(piece)
-                    done += piece.shape[1] / rate
+                    write(piece.audio)
+                    done += piece.audio.shape[1] / rate
                     shown.update(bar, completed=done)
     except (OSError, ValueError) as error:
-        message = one_line(error).replace(path, name_of(job.source))
+        message = one_line(error).replace("<stdin>", name_of(STANDARD))
         return Result(job.source, job.target, "failed", error=message)
-    return Result(job.source, job.target, "enhanced", done, warnings=[encoding.loss] if encoding.loss else [])
+    return Result(job.source, job.target, "enhanced", done, warnings=[loss] if loss else [])
+
+
+def _longest_seconds(file: BinaryIO) -> float:
+    """What a recording lasts at most, where its header does not say how long it is: by the size of what is read."""
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size / LEAST_BYTES_A_SECOND
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 import typer
 
-from dacse.app import app as demo
-from dacse.enhance import enhance
-from dacse.info import info
-from dacse.signals import stop_in_order
-from dacse.terminal import open_standard_streams
+from command_dacse.app import app as demo
+from command_dacse.enhance import enhance
+from command_dacse.info import info
+from command_dacse.signals import stop_in_order
+from command_dacse.terminal import open_standard_streams
 from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 

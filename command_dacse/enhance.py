@@ -1,23 +1,24 @@
 """`dacse enhance`: audio files in, enhanced audio files out, from disk to disk."""
 
 import os
-import shutil
 import sys
-import tempfile
 import time
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dacse import default_model
-from dacse.files import FORMATS, STANDARD, Job, Plan, is_special, plan_jobs
-from dacse.options import check_options
-from dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
-from dacse.terminal import one_line, progress_bar, say, shown
+from command_dacse import default_model
+from command_dacse.files import FORMATS, STANDARD, Job, Plan, plan_jobs
+from command_dacse.options import check_options
+from command_dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
+from command_dacse.terminal import one_line, progress_bar, say, shown
+
+if TYPE_CHECKING:
+    from pipeline_dacse import EnhanceOptions, Enhancer
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
-Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16", "int8"])
+Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
 
 
 def enhance(
@@ -36,6 +37,7 @@ def enhance(
     adapter: Annotated[str | None, typer.Option(help="Name in the model's adapters/, directory or Hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...  [default: the best here]")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Precision of the language model.")] = Dtype.auto,
+    int8: Annotated[bool, typer.Option("--int8", help="Round its matrices to 8 bits, for a CPU.")] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Windows enhanced together, over all files.  [default: what suits model and device]"),
@@ -55,7 +57,7 @@ def enhance(
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs and --batch-size."),
+        typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
@@ -89,32 +91,30 @@ def enhance(
     for result in results:
         report(result)
     device_used, failure = None, None
-    with tempfile.TemporaryDirectory(prefix="dacse-") as folder:
-        try:
-            check_options(model or default_model(), codec, adapter, device, window_seconds, overlap_seconds)
-            readable = _read_pipes(waiting, folder, results)
-            if readable:
-                pipe = _load(model, codec, adapter, device, dtype, batch_size)
-                device_used = str(pipe.device)
-                parameters = {
-                    "strength": strength,
-                    "keep_recording": keep_recording,
-                    "window_seconds": window_seconds,
-                    "overlap_seconds": overlap_seconds,
-                    "output_sampling_rate": "input" if keep_rate else None,
-                    "do_sample": do_sample,
-                    "seed": seed,
-                    **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
-                }
-                rate = None if keep_rate else pipe.processor.sampling_rate
-                _enhance_all(pipe, readable, parameters, rate, audio_format, results)
-        except (OSError, ValueError) as error:
-            failure = one_line(error)
-            say(f"error: {failure}")
-            done = {result.input for result in results}
-            results += [
-                Result(job.source, job.target, "failed", error=failure) for job in waiting if job.source not in done
-            ]
+    asked = {
+        "strength": strength,
+        "keep_recording": keep_recording,
+        "window_seconds": window_seconds,
+        "overlap_seconds": overlap_seconds,
+        "output_sampling_rate": "input" if keep_rate else None,
+        "batch_size": batch_size,
+        "seed": seed,
+        "generate": {"do_sample": do_sample},
+        **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
+    }
+    try:
+        check_options(model or default_model(), codec, adapter, device, window_seconds, overlap_seconds)
+        if waiting:
+            enhancer, options = _load(model or default_model(), codec, device, dtype, int8, asked)
+            device_used = str(enhancer.model.device)
+            _enhance_all(enhancer, waiting, options, audio_format, results)
+    except (OSError, ValueError) as error:
+        failure = one_line(error)
+        say(f"error: {failure}")
+        done = {result.input for result in results}
+        results += [
+            Result(job.source, job.target, "failed", error=failure) for job in waiting if job.source not in done
+        ]
     summarize(results, time.monotonic() - started, device_used, as_json, plan.notes, failure)
     if failure or any(result.status == "failed" for result in results):
         raise typer.Exit(1)
@@ -135,68 +135,49 @@ def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job]
     return waiting, results
 
 
-def _read_pipes(jobs: list[Job], folder: str, results: list[Result]) -> list[tuple[Job, str]]:
-    """Each job with the path to read; what comes through a pipe, which can be read but once, is put into a file."""
-    readable = []
-    for number, job in enumerate(jobs):
-        if job.source != STANDARD and not is_special(job.source):
-            readable.append((job, job.source))
-            continue
-        path = os.path.join(folder, f"input{number}")
-        try:
-            with open(path, "wb") as file:
-                if job.source == STANDARD:
-                    shutil.copyfileobj(sys.stdin.buffer, file)
-                else:
-                    with open(job.source, "rb") as pipe:
-                        shutil.copyfileobj(pipe, file)
-            readable.append((job, path))
-        except OSError as error:
-            results.append(Result(job.source, job.target, "failed", error=one_line(error)))
-            report(results[-1])
-    return readable
+def _load(
+    path: str, codec: str | None, device: str | None, dtype: str, int8: bool, asked: dict[str, Any]
+) -> tuple["Enhancer", "EnhanceOptions"]:
+    """The engine and the options of the call, checked before any file is read; what was chosen is said."""
+    with progress_bar() as progress:
+        progress.add_task(f"loading {path}", total=None)
+        import torch
+        from transformers.utils import logging
+
+        import dacse
+        from pipeline_dacse.device_dacse import check_device
+        from pipeline_dacse.layout_dacse import find_processor, new_processor
+
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # what is wrong about a model is raised as well
+        options = dacse.EnhanceOptions(**asked)
+        check_device(device)
+        place = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        rounding = {"quantization_config": dacse.Int8Config()} if int8 else {}
+        model = dacse.DacSeForEnhancement.from_pretrained(path, dtype=str(dtype), **rounding).to(place)
+        processor = find_processor(model) if codec is None else new_processor(model, codec)
+        processor.audio_tokenizer.to(place)
+        enhancer = dacse.Enhancer(model, processor)
+        enhancer.check(options)
+    precision = "int8" if int8 else str(model.dtype).removeprefix("torch.")
+    windows = options.batch_size or enhancer.default_batch_size()
+    say(f"{path} on {model.device} in {precision}, up to {windows} windows at a time")
+    return enhancer, options
 
 
 def _enhance_all(
-    pipe,
-    jobs: list[tuple[Job, str]],
-    parameters: dict[str, Any],
-    sampling_rate: int | None,
+    enhancer: "Enhancer",
+    jobs: list[Job],
+    options: "EnhanceOptions",
     audio_format: str | None,
     results: list[Result],
 ) -> None:
     """Appends what becomes of each job, as it is done."""
+    sources = (sys.stdin.buffer if job.source == STANDARD else job.source for job in jobs)
     with audio_warnings() as said:
-        enhanced = pipe.stream_many((path for _, path in jobs), **parameters)
-        for (job, path), (_, pieces) in zip(jobs, enhanced, strict=True):
-            result = write_result(job, path, pieces, sampling_rate, audio_format)
-            result.warnings += [text.replace(path, name_of(job.source)) for text in said.pop(path, ())]
+        for job, enhanced in zip(jobs, enhancer.stream_many(sources, options), strict=True):
+            result = write_result(job, enhanced, audio_format)
+            read_as = "<stdin>" if job.source == STANDARD else job.source
+            result.warnings += [text.replace(read_as, name_of(job.source)) for text in said.pop(read_as, ())]
             results.append(result)
             report(result)
-
-
-def _load(
-    model: str | None, codec: str | None, adapter: str | None, device: str | None, dtype: str, batch_size: int | None
-):
-    """The pipeline, with what can be wrong about it found out before any file is read, and what it chose said."""
-    with progress_bar() as progress:
-        path = model or default_model()
-        progress.add_task(f"loading {path}", total=None)
-        from transformers.utils import logging
-
-        from dacse.registration import register
-        from modeling_dacse import DacSeForEnhancement
-        from pipeline_dacse import AudioEnhancementPipeline
-        from pipeline_dacse.companions_dacse import check_device, use_adapter
-
-        register()
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what is wrong about a model is raised as well
-        check_device(device)
-        loaded = DacSeForEnhancement.from_pretrained(path, dtype=str(dtype))
-        pipe = AudioEnhancementPipeline(model=loaded, codec=codec, device=device, batch_size=batch_size)
-        if adapter:
-            use_adapter(pipe.model, adapter)
-    precision = dtype if dtype == Dtype.int8 else str(pipe.dtype).removeprefix("torch.")
-    say(f"{path} on {pipe.device} in {precision}, up to {pipe._batch_size} windows at a time")
-    return pipe

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from dacse.files import STANDARD, is_special
-from dacse.formats import TAGS, Encoding, id3_tag
+from command_dacse.files import STANDARD, is_special
+from command_dacse.formats import TAGS, Encoding, id3_tag
 
 if TYPE_CHECKING:
     import numpy as np
