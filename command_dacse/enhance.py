@@ -135,6 +135,16 @@ def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job]
     return waiting, results
 
 
+class StandardInput:
+    """Standard input as a file to be read, under the name that people know it by."""
+
+    name = name_of(STANDARD)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes, or all."""
+        return sys.stdin.buffer.read(size)
+
+
 def _load(
     path: str, codec: str | None, device: str | None, dtype: str, int8: bool, asked: dict[str, Any]
 ) -> tuple["Enhancer", "EnhanceOptions"]:
@@ -173,11 +183,10 @@ def _enhance_all(
     results: list[Result],
 ) -> None:
     """Appends what becomes of each job, as it is done."""
-    sources = (sys.stdin.buffer if job.source == STANDARD else job.source for job in jobs)
+    sources = (StandardInput() if job.source == STANDARD else job.source for job in jobs)
     with audio_warnings() as said:
         for job, enhanced in zip(jobs, enhancer.stream_many(sources, options), strict=True):
             result = write_result(job, enhanced, audio_format)
-            read_as = "<stdin>" if job.source == STANDARD else job.source
-            result.warnings += [text.replace(read_as, name_of(job.source)) for text in said.pop(read_as, ())]
+            result.warnings += said.pop(name_of(job.source), ())
             results.append(result)
             report(result)

@@ -59,8 +59,7 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
                     done += piece.audio.shape[1] / rate
                     shown.update(bar, completed=done)
     except (OSError, ValueError) as error:
-        message = one_line(error).replace("<stdin>", name_of(STANDARD))
-        return Result(job.source, job.target, "failed", error=message)
+        return Result(job.source, job.target, "failed", error=one_line(error))
     return Result(job.source, job.target, "enhanced", done, warnings=[loss] if loss else [])
 
 

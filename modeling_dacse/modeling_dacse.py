@@ -219,7 +219,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
             check_forced_ids(forced_ids, inputs_tensor, self.config)
         if has_default_max_length and generation_config.max_new_tokens is None:
             noisy, begun = count_tokens(inputs_tensor, self.config)
-            generation_config.max_new_tokens = int((noisy - begun).max()) + 1
+            generation_config.max_new_tokens = max(1, int((noisy - begun).max()) + 1)
         return super()._prepare_generated_length(
             generation_config,
             has_default_max_length,

@@ -224,10 +224,13 @@ class EnhancedRecording:
         self._is_read = self._is_closed = False
 
     def __iter__(self) -> Iterator[Piece]:
-        rows = self._answered()
-        first = next(rows, None)  # raises what is wrong before anything is rendered
-        if first is not None:
-            yield from self.recording.render(itertools.chain([first], rows))
+        try:
+            rows = self._answered()
+            first = next(rows, None)  # raises what is wrong before anything is rendered
+            if first is not None:
+                yield from self.recording.render(itertools.chain([first], rows))
+        finally:
+            self.close()
 
     def read(self, enhancer: Enhancer, options: EnhanceOptions) -> Iterator[Window | None]:
         """Yields None once it is open or cannot be, then its windows as long as somebody wants them.
@@ -286,7 +289,7 @@ class _Call:
         self, enhancer: Enhancer, recordings: Iterable[Any], options: EnhanceOptions, arguments: dict[str, Any]
     ):
         self.enhancer, self.options, self.arguments = enhancer, options, arguments
-        self.batch_size = options.batch_size or enhancer.default_batch_size()
+        self.batch_size = 1 if options.is_assisted else options.batch_size or enhancer.default_batch_size()
         self.seed = np.random.SeedSequence().entropy if options.seed is None else options.seed % 2**64
         self.windows = self._read(recordings)
         self.waiting: deque[tuple[EnhancedRecording, Window]] = deque()

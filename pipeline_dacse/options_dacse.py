@@ -134,6 +134,11 @@ class EnhanceOptions:
         config = self.generate.get("generation_config")
         return bool(self.generate.get("do_sample", getattr(config, "do_sample", False)))
 
+    @property
+    def is_assisted(self) -> bool:
+        """Whether ids are drafted by something else, which the library does for one row at a time."""
+        return any(self.generate.get(name) is not None for name in ("assistant_model", "prompt_lookup_num_tokens"))
+
 
 def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:
     """Regions in seconds, sorted, touching ones merged.

@@ -110,13 +110,21 @@ class AudioEnhancementPipeline(Pipeline):
         that call. With `return_confidence` a piece is `{"audio": (channel, sample), "confidence": (channel, frame)}`:
         the confidence of the frames finished since the piece before, which runs a little ahead of the audio.
         """
-        options = self._options(parameters)
-        pieces = self.enhancer.stream(audio, options)
-        return (piece._asdict() if options.return_confidence else piece.audio for piece in pieces)
+        for _, pieces in self.stream_many([audio], **parameters):
+            yield from pieces
 
-    def stream_many(self, recordings: Iterable[Any], **parameters: Any) -> Iterator[EnhancedRecording]:
-        """Enhances many recordings whose windows share batches: those of the engine, each to be iterated over."""
-        return self.enhancer.stream_many(recordings, self._options(parameters))
+    def stream_many(
+        self, recordings: Iterable[Any], **parameters: Any
+    ) -> Iterator[tuple[Any, Iterator[np.ndarray | dict[str, np.ndarray]]]]:
+        """`stream` over many recordings, whose windows share batches.
+
+        Yields:
+            Each recording with its pieces, to be consumed before the next. What is wrong with a recording is raised by
+            its own pieces, the others go on; what is wrong with a parameter is raised at once.
+        """
+        options = self._options(parameters)
+        enhanced = self.enhancer.stream_many(recordings, options)
+        return ((one.audio, _pieces(one, options.return_confidence)) for one in enhanced)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves model, processor, codec and the code of all: a directory, or Hub repository, that stands alone.
@@ -187,6 +195,11 @@ def join_pieces(enhanced: EnhancedRecording, options: EnhanceOptions) -> dict[st
     if enhanced.recording.channels == 1:
         result = {name: value[0] for name, value in result.items()}
     return result | {"sampling_rate": enhanced.recording.sampling_rate}
+
+
+def _pieces(enhanced: EnhancedRecording, with_confidence: bool) -> Iterator[np.ndarray | dict[str, np.ndarray]]:
+    for piece in enhanced:
+        yield piece._asdict() if with_confidence else piece.audio
 
 
 def is_many(audio: Any) -> bool:

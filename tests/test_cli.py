@@ -368,5 +368,5 @@ def test_what_was_chosen_is_said_once(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(100), RATE)
     chosen = run(tmp_path / "a.wav", "-o", tmp_path / "b.wav").stderr
     assert chosen.count("on cpu in float32, up to 64 windows at a time") == 1
-    told = run(tmp_path / "a.wav", "-o", tmp_path / "c.wav", "--dtype", "int8", "--batch-size", "2").stderr
+    told = run(tmp_path / "a.wav", "-o", tmp_path / "c.wav", "--int8", "--batch-size", "2").stderr
     assert told.count("on cpu in int8, up to 2 windows at a time") == 1

@@ -8,6 +8,7 @@ from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList, Ma
 from transformers.generation import EosTokenCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from modeling_dacse.fast.decoding import decode_grid
 from modeling_dacse.grid_dacse import MinimumRiskLogitsProcessor, draw_schedule, gumbel_noise
 from modeling_dacse.pattern_dacse import PATTERNS
 from tests.tiny import tiny_code_vectors, tiny_config, tiny_model, tiny_prompts
@@ -205,6 +206,20 @@ def test_rows_begun_to_different_degrees_are_continued_together(model, prompts, 
     continued = model.generate(ids, attention_mask=(ids != model.config.pad_token_id).long())
     for row in range(len(degrees)):
         assert strip(continued[row], model.config) == strip(greedy[row], model.config)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["library", "fast"])
+def test_rows_that_have_ended_stay_as_they_are_beside_others(model, prompts, greedy, fast):
+    mode = {"custom_generate": decode_grid} if fast else {}
+    length = prompts["input_ids"].shape[1]
+    for begun in (3, 4, 6, 8, 9, 10):  # rows have 9, 3 and 6 clean tokens
+        ids = greedy[:, : length + begun]
+        mask = (ids != model.config.pad_token_id).long()
+        assert torch.equal(model.generate(ids, attention_mask=mask, **mode)[:, : greedy.shape[1]], greedy)
+    out = model.generate(**prompts, max_new_tokens=4, return_dict_in_generate=True)
+    mask = (out.sequences != model.config.pad_token_id).long()
+    again = model.generate(out.sequences, attention_mask=mask, past_key_values=out.past_key_values)
+    assert torch.equal(again, greedy)
 
 
 @torch.no_grad()
@@ -439,12 +454,13 @@ def test_schedule_is_that_of_a_naive_loop(num_codebooks, codebook_size, rows):
         ([0, 3], "row 0 of the prompt has 0 noisy tokens, not one or more whole frames of 3 codebooks"),
         ([0, 5, 21, 3], "row 0 of the prompt has 2 noisy tokens, not one or more whole frames of 3 codebooks"),
         ([0, *[5, 21, 37] * 11, 3], "11 frames, but a context of 64 tokens holds 10: enhance shorter windows"),
-        ([0, 5, 21, 37, 3, 5, 21, 37, 5], "4 clean tokens for 3 noisy ones"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 5], "id 5 at token 8 .* comes after as many clean tokens as noisy ones"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 2, 2], "id 2 at token 9 .* comes after as many clean tokens as noisy ones"),
         ([0, 21, 5, 37, 3], "id 21 at token 1 of row 0 of the prompt is not of codebook 0"),
         ([0, 5, 21, 53, 3], "id 53 at token 3 of row 0 of the prompt is not of codebook 2"),
         ([0, 5, 21, 37, 3, 21], "id 21 at token 5 of row 0 of the prompt is not of codebook 0"),
         ([0, 5, 21, 37, 3, 1], "id 1 at token 5 .* padding on the left"),
-        ([0, 5, 21, 37, 3, 5, 21, 37, 2], "id 2 at token 8"),
+        ([0, 5, 21, 37, 3, 5, 21, 2], "id 2 at token 7 of row 0 of the prompt is not of codebook 2"),
         ([0, 5, 21, 37, 3, 3], "has 2 start_clean tokens"),
         ([0, 5, 21, 4, 37, 3], "id 21 at token 2 of row 0 of the prompt is not of codebook 0"),
     ],

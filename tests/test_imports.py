@@ -28,6 +28,7 @@ TRAVELLING_MAY_IMPORT = {
     "torch",
     "numpy",
     "transformers",
+    "soundfile",
     "soxr",
     "av",
     "safetensors",

@@ -199,20 +199,19 @@ def test_a_recording_that_fails_leaves_the_others_of_a_stream_alone(enhance):
     good = {"array": noise(90), "sampling_rate": RATE}
     bad = {"array": noise(90) * np.nan, "sampling_rate": RATE}
     expected, seen = enhance(good)["audio"], []
-    for enhanced in enhance.stream_many([good, bad, "missing.wav", Crashing(), good], batch_size=8):
-        if enhanced.audio is good:
-            audio = np.concatenate([piece.audio for piece in enhanced], axis=1)
-            np.testing.assert_array_equal(audio[0], expected)
+    for recording, pieces in enhance.stream_many([good, bad, "missing.wav", Crashing(), good], batch_size=8):
+        if recording is good:
+            np.testing.assert_array_equal(np.concatenate(list(pieces), axis=1)[0], expected)
             seen.append("enhanced")
         else:
             with pytest.raises((ValueError, OSError, RuntimeError)) as error:
-                list(enhanced)
+                list(pieces)
             seen.append(error.type.__name__)
     assert seen == ["enhanced", "ValueError", "FileNotFoundError", "RuntimeError", "enhanced"]
 
 
 class Crashing:
-    def read(self):
+    def read(self, size=-1):
         raise RuntimeError("decoder crashed")
 
 
@@ -238,10 +237,11 @@ def test_what_nobody_waits_for_is_not_generated(enhance, monkeypatch):
     )
     long, short = ({"array": noise(samples), "sampling_rate": RATE} for samples in (4000, 60))
     recordings = enhance.stream_many([long, short], batch_size=4)
-    first = next(recordings)
-    next(iter(first))
+    _, pieces = next(recordings)
+    next(pieces)
+    pieces.close()
     begun = sum(rows)
-    assert len(list(next(recordings))) > 0
+    assert len(list(next(recordings)[1])) > 0
     assert sum(rows) <= begun + 4
 
 
@@ -258,8 +258,8 @@ def test_an_error_of_a_batch_is_raised_by_its_recordings_and_the_others_go_on(en
     good = {"array": noise(60), "sampling_rate": RATE}
     recordings = enhance.stream_many([good, good], batch_size=1)
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(next(recordings))
-    assert len(list(next(recordings))) > 0
+        list(next(recordings)[1])
+    assert len(list(next(recordings)[1])) > 0
 
 
 def test_silence_in_silence_out(enhance):
@@ -410,10 +410,11 @@ def test_generation_parameters_of_a_call_and_of_the_pipeline_reach_generate(enha
 
 
 def test_assistants_of_a_call_and_of_the_pipeline_give_the_greedy_audio(enhance):
-    audio, assistant = {"array": noise(60), "sampling_rate": RATE}, tiny_model(seed=1)
+    audio, assistant = {"array": noise(200), "sampling_rate": RATE}, tiny_model(seed=1)
     greedy = enhance(audio)["audio"]
-    np.testing.assert_array_equal(enhance(audio, assistant_model=assistant, batch_size=1)["audio"], greedy)
-    np.testing.assert_array_equal(tiny_pipeline(assistant_model=assistant)(audio, batch_size=1)["audio"], greedy)
+    np.testing.assert_array_equal(enhance(audio, assistant_model=assistant, batch_size=8)["audio"], greedy)
+    np.testing.assert_array_equal(enhance(audio, prompt_lookup_num_tokens=3)["audio"], greedy)
+    np.testing.assert_array_equal(tiny_pipeline(assistant_model=assistant)(audio)["audio"], greedy)
 
 
 def test_progress_counts_the_frames_of_each_recording(enhance):

@@ -229,7 +229,8 @@ class GridDecoder:
         self.codebooks = config.make_pattern().codebooks(config.max_frames).tolist()
         self.graph = FrameGraph(ids.device) if self._can_capture() else None
         if self.graph:
-            room = -self.ids.shape[1] % PART
+            # To the end of the last frame, which `max_new_tokens` may cut, and of the last part.
+            room = config.num_codebooks + -(self.ids.shape[1] + config.num_codebooks) % PART
             self.ids = nn.functional.pad(self.ids, (0, room), value=config.pad_token_id)
             self.before = ids.new_zeros(1)  # the column before the frame that is decoded
         columns = torch.arange(self.ids.shape[1], device=ids.device)
