@@ -49,6 +49,9 @@ except ValueError as error:
 enhance = pipeline("audio-enhancement", model=sys.argv[1], trust_remote_code=True, device="cpu")
 np.save(sys.argv[3], enhance({"array": np.load(sys.argv[2]), "sampling_rate": 8000})["audio"])
 enhance.save_pretrained("again")
+codec = sys.argv[1] + "/audio_tokenizer" if sys.argv[1][0] == "/" else None
+other = pipeline("audio-enhancement", model=sys.argv[1], trust_remote_code=True, codec=codec, device="cpu")
+assert type(other.processor).__module__.startswith("transformers_modules")
 """
 
 
