@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 from transformers.utils import logging
 from typer.testing import CliRunner
 
+import dacse  # noqa: F401  registers everything
 from command_dacse.cli import app
 from pipeline_dacse.options_dacse import EnhanceOptions
 from pipeline_dacse.recording_dacse import Recording
