@@ -49,12 +49,8 @@ def compare(differences: Mapping[str, np.ndarray], *factors: np.ndarray) -> dict
     """
     level = 1 - (1 - LEVEL) / max(1, len(differences))
     found = {system: interval(values, *factors, level=level) for system, values in differences.items()}
-    chances = {
-        system: chance_of(values, factors)
-        for system, values in differences.items()
-        if found[system]["low"] is not None
-    }
-    adjusted = holm(chances)
+    known = [system for system, item in found.items() if item["low"] is not None]
+    adjusted = holm({system: chance_of(differences[system], factors) for system in known})
     return {system: {**item, "p": adjusted.get(system)} for system, item in found.items()}
 
 
