@@ -54,7 +54,8 @@ def evaluate(
     deepfilternet, dpdfnet, voicefixer, resemble-enhance; llase-g1, re-use and sidon say how to make a DIR of theirs.
     Test sets by name: voicebank-demand, and once they are downloaded ears-wham-v2:FOLDER, dns5-blind:FOLDER,
     plc-2022:FOLDER, hifitts-2:FOLDER (clean speech). The run's folder holds every output, a table per clip (parquet),
-    the summary (JSON), the report (Markdown, plots) and what a model card needs; run again, it goes on where it was.
+    the summary (JSON), the report (Markdown, plots, players) and what a model card needs; run again, it goes on where
+    it was.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Turns a run's summary into what people read: Markdown tables and plots. Knows no audio."""
+"""Turns a run's summary into what people read and hear: Markdown tables, plots, players. Knows no audio."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,16 +14,18 @@ SURE = 0.05  # probability below which a difference is called one
 
 
 def write_report(folder: str | Path) -> Path:
-    """Writes `report.md` and `plots/` into a run's folder.
+    """Writes `report.md`, `plots/` and `samples/index.html` into a run's folder.
 
     Returns:
         the path of `report.md`.
     """
     from .plots import draw_plots
+    from .samples import write_samples
 
     folder = Path(folder)
     summary = json.loads((folder / "summary.json").read_text())
     plots = draw_plots(folder, summary)
+    write_samples(folder / "samples", [folder], f"Samples: {summary['test_set']['name']}")
     report = folder / "report.md"
     report.write_text(markdown(summary, [plot.relative_to(folder) for plot in plots]))
     return report
@@ -57,6 +59,7 @@ def markdown(summary: dict, plots: Sequence[Path] = ()) -> str:
     for name in PAPER:
         if test_set["name"].startswith(name):
             parts += ["## Published figures (arXiv 2510.02187)", paper_table(summary, name)]
+    parts.append("## Listen\n\n[Clips of every task through every system](samples/index.html).")
     parts += [f"![{plot.stem}]({plot.as_posix()})" for plot in plots]
     parts.append(footer(summary))
     return "\n\n".join(parts) + "\n"

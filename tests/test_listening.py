@@ -10,8 +10,9 @@ import soundfile
 
 from evaluation_dacse.listening import ANCHOR_HZ, build_listening_test, low_pass
 from evaluation_dacse.ratings import analyse, ratings_table
+from evaluation_dacse.samples import write_samples
 from tests.tiny_corpus import voice
-from tests.tiny_run import write_run
+from tests.tiny_run import SCORES, write_run
 
 CHROMIUM = "/usr/bin/chromium"
 # what the assessor of the browser test thinks of each
@@ -170,3 +171,17 @@ def test_a_browser_takes_the_test_by_keyboard_and_its_answers_are_analysed(run, 
     result = analyse(run, [run / "ana.json"])
     assert result["assessors"] == 1 and result["left_out"] == {}
     assert {system: item["mean"] for system, item in result["systems"].items()} == OPINION
+
+
+def test_a_browser_plays_one_of_the_samples_at_a_time(run, browser):
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(request.url))
+    page.goto(write_samples(run / "page", [run], "Samples", clips=1).as_uri())
+    assert page.locator("audio").count() == len(SCORES)
+    for number in range(len(SCORES)):
+        page.evaluate(f"players[{number}].loop = true; players[{number}].play()")
+        alone = f"players.filter((p) => !p.paused).length === 1 && !players[{number}].paused"
+        page.wait_for_function(f"{alone} && players[{number}].currentTime > 0")
+    assert problems == []
