@@ -3,12 +3,12 @@
 import numpy as np
 from scipy.fft import next_fast_len
 
-from .audio import resample
+from .audio import FAINT, resample, rms
 
 MAX_DELAY_SECONDS = 0.1
 WHITENING = 0.7  # 1 is GCC-PHAT, 0 plain correlation
 CLEAR_PEAK = 15  # over the mean: 4 to 7 between unrelated recordings, 40 and more where one is in the other
-MAX_GAIN = 1000  # 60 dB: who is further off is silent
+MAX_GAIN = 1 / FAINT
 LOUD = 0.95  # quantile of the levels that are compared: where there is speech, if there is any
 FFT_SIZE = 1024
 BLOCK = 16
@@ -78,9 +78,12 @@ def align(
         reference: the clean recording, (sample,), for the level; None takes that of `heard`.
 
     Returns:
-        the output at `sampling_rate`, as long as `heard`, and the delay (samples) and gain that were taken out.
+        the output at `sampling_rate`, as long as `heard`, and the delay (samples) and gain that were taken out. What
+        is 60 dB fainter than `heard` is silence, and not blown up.
     """
     output = resample(output, output_rate, sampling_rate)
+    if rms(output) <= FAINT * rms(heard):
+        return np.zeros(len(heard), np.float32), 0, 1.0
     delay = find_delay(output, heard, round(MAX_DELAY_SECONDS * sampling_rate))
     output = shift(output, delay, len(heard))
     gain = spectral_gain(output, heard if reference is None else reference)

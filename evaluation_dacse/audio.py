@@ -7,7 +7,9 @@ import numpy as np
 from processing_dacse.audio_dacse import load_audio
 from processing_dacse.audio_dacse import resample as resample_channels
 
-__all__ = ["load_audio", "read_mono", "resample", "resample_channels", "rms"]
+__all__ = ["FAINT", "load_audio", "read_mono", "resample", "resample_channels", "rms"]
+
+FAINT = 10 ** (-60 / 20)  # of the level beside it: what is below is silence, whatever it holds
 
 
 def read_mono(path: str | Path) -> tuple[np.ndarray, int]:

@@ -1,8 +1,8 @@
 """Means with intervals that hold where clips share their speakers, paired differences, places. Knows no audio.
 
 Clips of one speaker are alike, as are the ratings of one assessor: what counts is the number of speakers. Intervals
-come from leaving out one cluster at a time (the jackknife) and from Student's t. `benchmarks/coverage.py` lays them
-beside bootstraps: with few clusters those hold the mean less often than they promise.
+come from leaving out one cluster at a time (the jackknife) and from Student's t. `benchmarks/interval_coverage.py`
+lays them beside bootstraps: with few clusters those hold the mean less often than they promise.
 """
 
 from collections.abc import Mapping

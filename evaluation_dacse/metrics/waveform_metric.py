@@ -9,12 +9,11 @@ import datasets
 import evaluate
 import numpy as np
 
-from evaluation_dacse.audio import resample, rms
+from evaluation_dacse.audio import FAINT, resample, rms
 
 from .table import Metric
 
 SILENCE = 10 ** (-80 / 20)  # highest peak, full scale 1.0, that still counts as silence: three steps of 16-bit audio
-FAINT = 10 ** (-60 / 20)  # of the reference's RMS: an output below it is silence, too
 
 
 class Unscorable(ValueError):

@@ -1,6 +1,6 @@
 """How often do intervals of 95 % hold the mean? Clips of few speakers, and a listening test, simulated.
 
-    python benchmarks/coverage.py
+    python benchmarks/interval_coverage.py
 
 Rows are ways to make an interval, columns what is drawn: scores of clips, half of whose variance is the speaker's.
 """
