@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from dacse.cli import app
 from evaluation_dacse import benchmark, rivals, workers
-from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, system_version
+from evaluation_dacse.benchmark import audio_path, code_version, read_lines, run_benchmark, system_version
 from evaluation_dacse.metrics import METRICS, load_metric
 from evaluation_dacse.summary import summarize
 from evaluation_dacse.testsets import TestSet, open_test_set
@@ -66,7 +66,9 @@ def test_the_summary_is_the_table_condensed(run):
     assert difference["mean"] == pytest.approx((clean["mel_distance"] - noisy["mel_distance"]).mean())
     part = summary["systems"]["noisy"]["tasks"]["packet_loss"]["mel_distance"]
     assert part["mean"] == pytest.approx(noisy[noisy["task"] == "packet_loss"]["mel_distance"].mean())
-    assert summary["test_set"]["checksum"] == test_set.checksum
+    assert summary["test_set"]["checksum"] == test_set.checksum and summary["test_set"]["speakers"] == 0
+    assert summary["commits"] == [code_version()]
+    assert summary["metrics"]["si_sdr"]["sampling_rate"] == 44100 and summary["metrics"]["si_sdr"]["lowest"] == -60
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 

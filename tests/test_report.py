@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from matplotlib.image import imread
 
 from evaluation_dacse.report import cell, counts, digest_table, markdown, paper_table, score_table, write_report
@@ -85,25 +86,72 @@ def test_the_papers_figures_lie_beside_its_own_test_sets(summary):
     assert rows[0] == ["published", "PLCMOS ↑"] and rows[2:] == [["LLaSE-G1", "4.30"], ["DAC-SE1", "4.34"]]
 
 
-def load_script():
+@pytest.fixture
+def script():
+    """The command that renews what is published."""
     spec = importlib.util.spec_from_file_location("evaluation", ROOT / "benchmarks" / "evaluation.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_the_readme_gets_its_table_from_a_run(summary, tmp_path):
-    write_report(tmp_path)
-    (tmp_path / "README.md").write_text("Before.\n\n<!-- evaluation -->\nstale\n<!-- /evaluation -->\n\nAfter.\n")
-    load_script().publish(tmp_path, tmp_path / "README.md", tmp_path / "docs")
-    text = (tmp_path / "README.md").read_text()
+def test_the_readme_gets_its_table_from_a_run(script, summary):
+    before = "Before.\n\n<!-- evaluation -->\nstale\n<!-- /evaluation -->\n\nAfter.\n"
+    text = script.put_table(before, summary)
     assert text.startswith("Before.\n\n<!-- evaluation -->\n") and text.endswith("<!-- /evaluation -->\n\nAfter.\n")
     assert ["system", "PESQ ↑", "work per second ↓"] in rows_of(text) and ["dacse", "**2.70**", "0.20"] in rows_of(
         text
     )
-    assert "stale" not in text and "4 clips" in text and "a computer; Python 3, torch 2" in text
-    for kept in ("README.md", "summary.json", "plots/tasks.png"):
-        assert (tmp_path / "docs" / kept).read_bytes() == (tmp_path / kept.replace("README", "report")).read_bytes()
+    assert "stale" not in text and "4 clips of 3 speakers" in text and "Commit c0ffee; a computer" in text
+
+
+def test_the_documentation_gets_a_runs_report_without_its_players(script, summary, tmp_path):
+    write_report(tmp_path)
+    script.put_report(tmp_path, tmp_path / "docs")
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["README.md", "plots", "summary.json"]
+    assert (tmp_path / "docs" / "plots" / "tasks.png").read_bytes() == (tmp_path / "plots" / "tasks.png").read_bytes()
+    assert "(../samples/index.html)" in (tmp_path / "docs" / "README.md").read_text()
+
+
+def test_the_card_shows_the_runs_and_keeps_what_else_is_stated(script, summary, tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "evaluation" / "old").mkdir(parents=True)
+    stated = {"license": "mit", "evaluations": [{"run": "evaluation/old", "system": "dacse:old"}]}
+    (tmp_path / "model" / "card.yaml").write_text(yaml.safe_dump(stated))
+    script.put_card([tmp_path], tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "made-up: 4 clips, checksum `abc`" in card and "license: mit" in card
+    stated = yaml.safe_load((tmp_path / "model" / "card.yaml").read_text())
+    assert stated["evaluations"] == [{"run": "evaluation/made-up", "system": "dacse"}]
+    kept = [path.name for path in (tmp_path / "model" / "evaluation").iterdir()]
+    assert kept == ["made-up"] and stated["license"] == "mit"
+
+
+def test_only_recordings_that_may_be_passed_on_are_heard(script, tmp_path):
+    licences = [
+        "CC0",
+        "CC-BY-4.0",
+        "CC-BY",
+        "Public-Domain (US Gov)",
+        "CC-BY-SA-3.0",
+        "CC-BY-NC-4.0",
+        "GPL-3.0+",
+        "MIT",
+    ]
+    rows = [f"{number}.wav\ttest\ta source\t{licence}" for number, licence in enumerate(licences)]
+    rows.append("train.wav\ttrain\tanother\tCC0")
+    (tmp_path / "MANIFEST.tsv").write_text("\n".join(["path\tsplit\tsource\tlicence", *rows]) + "\n")
+    (credits,) = script.write_shareable(tmp_path, tmp_path / "chosen.tsv")
+    chosen = [line.split("\t")[0] for line in (tmp_path / "chosen.tsv").read_text().splitlines()[1:]]
+    assert chosen == [str(tmp_path / f"{number}.wav") for number in range(4)]
+    assert "a source (CC-BY-4.0)" in credits and "GPL" not in credits and "another" not in credits
+
+
+def test_figures_of_a_changed_checkout_are_not_published(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(script, "code_version", lambda: "abc-dirty")
+    monkeypatch.setattr(sys, "argv", ["evaluation.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="commit first, or write elsewhere"):
+        script.main()
 
 
 def test_the_readmes_table_is_the_one_of_the_published_run():
