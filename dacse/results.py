@@ -1,6 +1,7 @@
 """What became of each file: written, reported, summed up."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -10,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 from dacse.files import STANDARD, Job, output_format
 from dacse.formats import choose_encoding
-from dacse.outputs import open_sound, written_when_done
-from dacse.terminal import one_line, progress_bar, say
+from dacse.outputs import naming, open_sound, written_when_done
+from dacse.terminal import one_line, progress_bar, say, write_out
 
 LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
 
@@ -94,12 +95,18 @@ def report(result: Result) -> None:
 def summarize(
     results: list[Result], seconds: float, device: str | None, as_json: bool, notes: list[str], error: str | None
 ) -> None:
-    """One line for people, on standard error; with `as_json` a report for machines on standard output."""
+    """One line for people, on standard error; with `as_json` a report for machines on standard output.
+
+    Raises:
+        OSError: the report cannot be written.
+    """
     counts = {status: [r.status for r in results].count(status) for status in ("enhanced", "skipped", "failed")}
     audio = sum(result.seconds for result in results)
     if as_json:
         facts = {"audio_seconds": audio, "wall_seconds": seconds, "device": device, "left_out": notes, "error": error}
-        print(json.dumps({"files": [asdict(result) for result in results], **counts, **facts}, indent=2))
+        text = json.dumps({"files": [asdict(result) for result in results], **counts, **facts}, indent=2)
+        with naming(STANDARD):
+            write_out(io.BytesIO(text.encode() + b"\n"))
     elif error is None:
         files = ", ".join(f"{count} {status}" for status, count in counts.items())
         say(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s")
