@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processing_dacse.audio_arrays_dacse import AudioWarning
 from processing_dacse.audio_dacse import load_audio, stream_audio
 from processing_dacse.audio_decoder_dacse import FORMATS, FileDecoder
-from tests.sounds import KINDS, encode, speech, video
+from tests.sounds import KINDS, add_track, encode, fill_track, speech, video
 
 
 def read(content: bytes) -> np.ndarray:
@@ -64,6 +64,18 @@ def test_so_is_any_length_of_any_of_them(recording):
 @settings(deadline=None, max_examples=1500)
 def test_so_is_any_length_of_any_of_them_in_full(recording):
     check_is_as_recorded(*recording)
+
+
+def test_rarer_forms_of_the_formats_are_read_too():
+    recorded, big_endian = speech(30_000, 44100, 2), io.BytesIO()
+    soundfile.write(big_endian, recorded.T, 44100, format="WAV", endian="BIG")
+    np.testing.assert_allclose(read(big_endian.getvalue()), recorded, rtol=0, atol=2**-15)
+    for container, coding in (("mov", "pcm_s24le"), ("mp2", "mp2"), ("ipod", "alac"), ("matroska", "flac")):
+        file = io.BytesIO()
+        with av.open(file, "w", format=container) as output:
+            fill_track(output, add_track(output, coding, 44100, 2), recorded)
+        waveform = read(file.getvalue())
+        assert 30_000 <= waveform.shape[1] < 32_000 and waveform.shape[0] == 2, container
 
 
 RATES = {
