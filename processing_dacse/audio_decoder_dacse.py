@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
+from av.audio.plane import AudioPlane
 
 from .audio_arrays_dacse import RESCALE, AudioWarning, check_rate, check_values, full_scale
 from .audio_containers_dacse import Part, PartFile, find_parts
@@ -220,9 +222,13 @@ class TrackDecoder:
         return packet
 
     def _to_array(self, frame: av.AudioFrame) -> np.ndarray:
-        array, channels = frame.to_ndarray(), len(frame.layout.channels)
-        if not frame.format.is_planar:
-            array = array.reshape(-1, channels).T
+        # Not `frame.to_ndarray()`: PyAV looks for the end of eight planes or more beyond it, which ends the process.
+        channels, dtype = frame.layout.nb_channels, format_dtypes[frame.format.name]
+        if frame.format.is_planar:
+            planes = (AudioPlane(frame, index) for index in range(channels))
+            array = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes])
+        else:
+            array = np.frombuffer(AudioPlane(frame, 0), dtype, frame.samples * channels).reshape(-1, channels).T
         form = AudioFormat(frame.sample_rate, channels)
         if self.format is None:
             check_rate(form.sampling_rate, self.name)

@@ -103,6 +103,20 @@ def test_many_channels_keep_their_order(channels):
     np.testing.assert_array_equal(waveform, recorded)
 
 
+@pytest.mark.parametrize(("coding", "container"), [("aac", "ipod"), ("libopus", "opus"), ("flac", "flac")])
+def test_so_do_those_of_coded_formats(coding, container):
+    levels, file = np.arange(1, 9, dtype=np.float32)[:, None] / 8, io.BytesIO()
+    recorded = speech(24_000, 48_000) * levels
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(coding, rate=48_000, layout="7.1")
+        interleaved = np.ascontiguousarray(recorded.T.reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout="7.1")
+        frame.sample_rate = 48_000
+        output.mux([packet for part in (frame, None) for packet in stream.encode(part)])
+    heard = read(file.getvalue()).std(axis=1)
+    assert (np.abs(heard / recorded.std(axis=1) - 1) < 0.2).all()
+
+
 def test_the_first_sound_of_a_video_is_read():
     first, second = speech(48000, 48000, seed=1), speech(48000, 48000, seed=2)
     waveform = read(video([first, second]))
