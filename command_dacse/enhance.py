@@ -12,7 +12,7 @@ from command_dacse import default_model
 from command_dacse.files import FORMATS, STANDARD, Job, Plan, plan_jobs
 from command_dacse.options import check_options
 from command_dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
-from command_dacse.terminal import one_line, progress_bar, say, shown
+from command_dacse.terminal import one_line, progress_bar, say
 
 if TYPE_CHECKING:
     from pipeline_dacse import EnhanceOptions, Enhancer
@@ -77,14 +77,15 @@ def enhance(
     - `cat noisy.wav | dacse enhance - > clean.wav`
     """
     started = time.monotonic()
-    if overwrite and skip_existing:
-        raise typer.BadParameter("--overwrite and --skip-existing exclude each other")
     try:
+        if overwrite and skip_existing:
+            raise ValueError("--overwrite and --skip-existing exclude each other; leave one of them out")
         plan = plan_jobs(inputs, output, audio_format)
+        if as_json and any(job.target == STANDARD for job in plan.jobs):
+            raise ValueError("--json and the audio cannot both go to standard output; pass -o")
     except ValueError as error:
-        raise typer.BadParameter(shown(str(error))) from error
-    if as_json and any(job.target == STANDARD for job in plan.jobs):
-        raise typer.BadParameter("--json and the audio cannot both go to standard output; pass -o")
+        say(f"error: {error}")
+        raise typer.Exit(2) from error
     for note in plan.notes:
         say(note)
     waiting, results = _choose(plan, overwrite, skip_existing)
@@ -115,7 +116,11 @@ def enhance(
         results += [
             Result(job.source, job.target, "failed", error=failure) for job in waiting if job.source not in done
         ]
-    summarize(results, time.monotonic() - started, device_used, as_json, plan.notes, failure)
+    try:
+        summarize(results, time.monotonic() - started, device_used, as_json, plan.notes, failure)
+    except OSError as error:
+        failure = one_line(error)
+        say(f"error: {failure}")
     if failure or any(result.status == "failed" for result in results):
         raise typer.Exit(1)
 
@@ -125,7 +130,7 @@ def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job]
     results = [Result(name, None, "failed", error=why) for name, why in plan.problems.items()]
     waiting = []
     for job in plan.jobs:
-        if overwrite or not os.path.isfile(job.target):
+        if job.target == STANDARD or overwrite or not os.path.isfile(job.target):
             waiting.append(job)
         elif skip_existing:
             results.append(Result(job.source, job.target, "skipped"))

@@ -4,8 +4,7 @@ import glob
 import itertools
 import os
 import stat
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ AUDIO_SUFFIXES = frozenset(
     " .m4b .wma .amr .mp4 .m4v .mov .3gp .3g2 .webm .mkv .mka .ogv .avi .wmv .asf .flv .mts .m2ts .mpg .mpeg".split()
 )
 FORMATS = ("wav", "flac", "ogg", "mp3")  # written
+NAMED = 4  # of what is left out
 STANDARD = "-"  # standard input or output
 STANDARD_OUTPUTS = {STANDARD, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
@@ -67,13 +67,15 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
     is_folder = len(inputs) > 1 or len(sources) > 1 or os.path.isdir(inputs[0]) or str(output).endswith(os.sep)
     if output == STANDARD and is_folder:
         raise ValueError("standard output takes one input file; pass a folder with -o")
+    ending = f".{audio_format or 'wav'}"
     if output is None:
-        targets = [_beside(source, audio_format or "wav") for source, _ in sources]
+        names = _distinct_names([(_beside(source), source) for source, _ in sources], ending, f".enhanced{ending}")
+        targets = [STANDARD if source == STANDARD else name for (source, _), name in zip(sources, names, strict=True)]
     elif output == STANDARD or not (is_folder or os.path.isdir(output)):
         _check_suffix(output, audio_format)
         targets = [output]
     else:
-        targets = [os.path.join(output, name) for name in _distinct_names(sources, audio_format or "wav")]
+        targets = [os.path.join(output, name) for name in _distinct_names(sources, ending, ending)]
     _add_jobs(plan, sources, targets)
     return plan
 
@@ -103,19 +105,19 @@ class _LeftOut:
     loops: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        other = ", ".join(f"{count} {kind or 'without ending'}" for kind, count in self.kinds.most_common())
-        parts = [f"{self.kinds.total()} of other kinds ({other})"] if self.kinds else []
+        kinds = [f"{count} {kind or 'without ending'}" for kind, count in self.kinds.most_common()]
         named = {
-            "hidden": self.hidden,
-            "results of an earlier run": self.results,
-            "pipes or devices": self.special,
-            "links to folders that are searched already": self.loops,
+            "other kinds": (self.kinds.total(), kinds),
+            "hidden": (len(self.hidden), self.hidden),
+            "results of an earlier run": (len(self.results), self.results),
+            "pipes or devices": (len(self.special), self.special),
+            "links to folders that are searched already": (len(self.loops), self.loops),
         }
-        for what, names in named.items():
-            if names:
-                more = ", ..." if len(names) > 3 else ""
-                parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
-        return ", ".join(parts)
+        return "; ".join(
+            f"{what}: {count} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
+            for what, (count, names) in named.items()
+            if names
+        )
 
 
 def _find(argument: str, output: str | None, plan: Plan) -> list[tuple[str, str]]:
@@ -153,7 +155,7 @@ def _search(folder: str, output: str | None, plan: Plan) -> list[tuple[str, str]
             else:
                 continue
             folders.remove(name)
-        for name in names:
+        for name in sorted(names):
             path = os.path.join(place, name)
             relative = os.path.relpath(path, folder)
             if name.startswith("."):
@@ -206,42 +208,35 @@ def _check_suffix(output: str, audio_format: str | None) -> None:
         raise ValueError(f"{output!r} ends in .{suffix}, and --format is {audio_format}; leave one of them out")
 
 
-def _beside(source: str, audio_format: str) -> str:
-    if source == STANDARD:
-        return STANDARD
+def _beside(source: str) -> str:
     if is_special(source):
         raise ValueError(f"{source!r} is no file that a result could lie beside; pass -o")
-    return str(Path(source).with_suffix(f".enhanced.{audio_format}"))
+    return source
 
 
-def _distinct_names(sources: list[tuple[str, str]], audio_format: str) -> list[str]:
-    """Names of results in one folder: those of the sources with another ending, and as much more as tells them apart.
+def _distinct_names(sources: list[tuple[str, str]], ending: str, new_ending: str) -> list[str]:
+    """Names of results: those of the sources with a new ending, and as much more as tells them apart.
 
-    >>> _distinct_names([("a.wav", "a.wav"), ("a.mp3", "a.mp3"), ("x/b.wav", "b.wav"), ("y/b.wav", "b.wav")], "wav")
+    >>> sources = [("a.wav", "a.wav"), ("a.mp3", "a.mp3"), ("x/b.wav", "b.wav"), ("y/b.wav", "b.wav")]
+    >>> _distinct_names(sources, ".wav", ".wav")
     ['a.wav', 'a.mp3.wav', 'x/b.wav', 'y/b.wav']
     """
-    suffix = f".{audio_format}"
-    names = [str(Path(name).with_suffix(suffix)) for _, name in sources]
+    names = [str(Path(name).with_suffix(new_ending)) for _, name in sources]
 
-    def change(rename: Callable[[int], str]) -> None:
-        places = defaultdict(list)
-        for index, name in enumerate(names):
-            places[name].append(index)
-        for group in places.values():
-            for index in group if len(group) > 1 else ():
-                names[index] = rename(index)
-
-    def with_ending(index: int) -> str:
+    def with_old_ending(index: int) -> str:
         name = sources[index][1]
-        return name if name.endswith(suffix) else name + suffix
+        return names[index] if Path(name).suffix == ending else name + new_ending
 
     def with_folders(index: int) -> str:
-        equal = [source for source, name in sources if name == sources[index][1]]
-        common = os.path.commonpath([os.path.dirname(os.path.abspath(source)) for source in equal])
-        return str(Path(os.path.relpath(os.path.abspath(sources[index][0]), common)).with_suffix(suffix))
+        equal = [os.path.abspath(source) for source, name in sources if name == sources[index][1]]
+        if len(equal) == 1:
+            return names[index]
+        name = os.path.relpath(os.path.abspath(sources[index][0]), os.path.commonpath(map(os.path.dirname, equal)))
+        return str(Path(name).with_suffix(new_ending))
 
-    change(with_ending)
-    change(with_folders)
+    for rename in (with_old_ending, with_folders):
+        counts = Counter(names)
+        names = [rename(index) if counts[name] > 1 else name for index, name in enumerate(names)]
     return names
 
 

@@ -6,18 +6,17 @@ import contextlib
 import errno
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from command_dacse.files import STANDARD, is_special
 from command_dacse.formats import TAGS, Encoding, id3_tag
+from command_dacse.terminal import write_out
 
 if TYPE_CHECKING:
     import numpy as np
 
-COPY_BYTES = 1 << 20
 WRITE_SAMPLES = 1 << 14  # at once, per channel: libsndfile dies of longer blocks of Vorbis
 
 
@@ -35,29 +34,27 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
         OSError: nothing can be written there.
     """
     if target == STANDARD or is_special(target):
-        with tempfile.TemporaryFile(prefix="dacse-") as file:
+        with tempfile.TemporaryFile(buffering=0) as file:
             yield file
             file.seek(0)
-            with _naming(target):
+            with naming(target):
                 _copy_through(file, target)
         return
     path = os.path.realpath(target)
     folder = os.path.dirname(path)
-    with _naming(target):
+    with naming(target):
         with contextlib.suppress(FileNotFoundError):
             os.stat(path)  # a name that is too long is known before the work is done
         os.makedirs(folder, exist_ok=True)
         # A name of its own: that of the target may be as long as a name can be.
         temporary = os.path.join(folder, f".dacse-{os.getpid()}-{os.urandom(4).hex()}.part")
-        file = open(temporary, "x+b")
+        file = open(temporary, "x+b", buffering=0)  # a buffer would be written in vain once more as it is closed
     try:
         with file:
             yield file
-            with _naming(target):
-                file.flush()
         if like is not None and os.path.isfile(like):
             shutil.copymode(like, temporary)
-        with _naming(target):
+        with naming(target):
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -104,11 +101,13 @@ class _Sink:
         self.error: BaseException | None = None
 
     def write(self, content: bytes) -> int:
+        rest = memoryview(content)
         try:
-            return self.file.write(content)
+            while rest:
+                rest = rest[self.file.write(rest) :]
         except BaseException as error:
             self.error = error
-            return 0
+        return len(content) - len(rest)
 
     def read(self, count: int) -> bytes:
         return self.file.read(count)
@@ -122,12 +121,12 @@ class _Sink:
     def check(self, target: str) -> None:
         """Raises what went wrong."""
         if self.error is not None:
-            with _naming(target):
+            with naming(target):
                 raise self.error
 
 
 @contextlib.contextmanager
-def _naming(target: str) -> Iterator[None]:
+def naming(target: str) -> Iterator[None]:
     """Names the target in what the system says, with the remedy."""
     try:
         yield
@@ -142,12 +141,9 @@ def _naming(target: str) -> Iterator[None]:
 
 def _copy_through(file: BinaryIO, target: str) -> None:
     if target == STANDARD:
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "it is closed")
-        shutil.copyfileobj(file, sys.stdout.buffer, COPY_BYTES)
-        sys.stdout.buffer.flush()
+        write_out(file)
         return
     descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK)  # a pipe that nothing reads from is an error, no wait
     os.set_blocking(descriptor, True)
     with open(descriptor, "wb") as device:
-        shutil.copyfileobj(file, device, COPY_BYTES)
+        shutil.copyfileobj(file, device)

@@ -1,6 +1,7 @@
 """What became of each file: written, reported, summed up."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from command_dacse.files import STANDARD, Job, output_format
 from command_dacse.formats import choose_encoding
-from command_dacse.outputs import open_sound, written_when_done
-from command_dacse.terminal import one_line, progress_bar, say
+from command_dacse.outputs import naming, open_sound, written_when_done
+from command_dacse.terminal import one_line, progress_bar, say, write_out
 
 if TYPE_CHECKING:
     from pipeline_dacse.engine_dacse import EnhancedRecording
@@ -46,7 +47,7 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
         first = next(pieces)  # raises what is wrong with the input, before anything is written
         recording, source = enhanced.recording, enhanced.recording.stream
         rate, audio_format = recording.sampling_rate, output_format(job.target, audio_format)
-        seconds = (source.estimated_samples or 0) / source.sampling_rate
+        seconds = (recording.num_samples or source.estimated_samples or 0) / source.sampling_rate
         longest = seconds or _longest_seconds(source.file)
         encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
         loss = encoding.loss
@@ -103,12 +104,18 @@ def report(result: Result) -> None:
 def summarize(
     results: list[Result], seconds: float, device: str | None, as_json: bool, notes: list[str], error: str | None
 ) -> None:
-    """One line for people, on standard error; with `as_json` a report for machines on standard output."""
+    """One line for people, on standard error; with `as_json` a report for machines on standard output.
+
+    Raises:
+        OSError: the report cannot be written.
+    """
     counts = {status: [r.status for r in results].count(status) for status in ("enhanced", "skipped", "failed")}
     audio = sum(result.seconds for result in results)
     if as_json:
         facts = {"audio_seconds": audio, "wall_seconds": seconds, "device": device, "left_out": notes, "error": error}
-        print(json.dumps({"files": [asdict(result) for result in results], **counts, **facts}, indent=2))
+        text = json.dumps({"files": [asdict(result) for result in results], **counts, **facts}, indent=2)
+        with naming(STANDARD):
+            write_out(io.BytesIO(text.encode() + b"\n"))
     elif error is None:
         files = ", ".join(f"{count} {status}" for status, count in counts.items())
         say(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s")

@@ -1,8 +1,11 @@
 """What people see: lines on standard error in which nothing in a name is markup, and progress."""
 
+import errno
 import os
+import shutil
 import sys
 import unicodedata
+from typing import BinaryIO
 
 import typer
 
@@ -54,6 +57,26 @@ def open_standard_streams() -> None:
         sys.stderr = open(2, "w", closefd=False)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # as standard error does: help, too, has characters of its own
+
+
+def write_out(file: BinaryIO) -> None:
+    """Copies a file to standard output.
+
+    Raises:
+        OSError: it is closed, full, or nothing reads from it.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
+    try:
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left is tried again, in vain, when Python ends
+        raise
 
 
 def _escaped(char: str) -> str:

@@ -72,11 +72,10 @@ def check_rate(sampling_rate: Any, name: str) -> int:
 
 def check_values(waveform: np.ndarray, name: str, offset: int, remedy: str = RESCALE) -> None:
     """Raises ValueError for samples (channel, sample) that no sound has; `offset` is the number of the first one."""
-    peaks = np.abs(waveform).max(axis=0)
-    wrong = ~(peaks <= LOUDEST)
-    if not wrong.any():
+    if max(waveform.max(), -waveform.min()) <= LOUDEST:  # which is not so for nan
         return
-    first = int(wrong.argmax())
+    peaks = np.abs(waveform).max(axis=0)
+    first = int((~(peaks <= LOUDEST)).argmax())
     if np.isfinite(peaks[first]):
         place = f"{peaks[first]:.6g} at sample {offset + first}"
         raise ValueError(f"{name} reaches {place}, where full scale is 1; {remedy}")

@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
+from av.audio.plane import AudioPlane
 
 from .audio_arrays_dacse import RESCALE, AudioWarning, check_rate, check_values, full_scale
 from .audio_containers_dacse import Part, PartFile, find_parts
@@ -178,7 +180,7 @@ class TrackDecoder:
                 self.is_broken = True
                 continue
             array = self._to_array(frame)
-            begins = due if frame.pts is None else round(frame.pts * self.ticks)
+            begins = due if frame.pts is None else _scaled(frame.pts, self.ticks)
             if due is not None:
                 yield from self._silence(begins - due)
             self.is_broken = False
@@ -220,9 +222,13 @@ class TrackDecoder:
         return packet
 
     def _to_array(self, frame: av.AudioFrame) -> np.ndarray:
-        array, channels = frame.to_ndarray(), len(frame.layout.channels)
-        if not frame.format.is_planar:
-            array = array.reshape(-1, channels).T
+        # Not `frame.to_ndarray()`: PyAV looks for the end of eight planes or more beyond it, which ends the process.
+        channels, dtype = frame.layout.nb_channels, format_dtypes[frame.format.name]
+        if frame.format.is_planar:
+            planes = (AudioPlane(frame, index) for index in range(channels))
+            array = np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes])
+        else:
+            array = np.frombuffer(AudioPlane(frame, 0), dtype, frame.samples * channels).reshape(-1, channels).T
         form = AudioFormat(frame.sample_rate, channels)
         if self.format is None:
             check_rate(form.sampling_rate, self.name)
@@ -256,8 +262,8 @@ class TrackDecoder:
         """
         filling = 0
         if self.kind == "mov" and self.origin is not None and self.end:
-            stop = round((self.end - self.origin) * self.ticks)
-            played = round((self.stream.duration or self.end) * self.ticks)
+            stop = _scaled(self.end - self.origin, self.ticks)
+            played = _scaled(self.stream.duration or self.end, self.ticks)
             filling = self.count - (played if stop - played > ROUNDING * self.format.sampling_rate else stop)
         elif self.is_trimmed_here and self.part.end is not None:
             filling = self.count - self.part.end + (self.stream.start_time or 0)
@@ -311,6 +317,15 @@ def _sample_type(coding: str, array: np.ndarray) -> str | None:
     if coding in LOSSLESS:
         return "int24" if array.dtype == np.int32 and not (array & 0xFF).any() else str(array.dtype)
     return None
+
+
+def _scaled(number: int, factor: Fraction) -> int:
+    """Their product, rounded to the next whole number; ten times as fast as that of the fractions module.
+
+    >>> _scaled(7, Fraction(1, 2)), _scaled(-7, Fraction(4, 2))
+    (4, -14)
+    """
+    return (2 * number * factor.numerator + factor.denominator) // (2 * factor.denominator)
 
 
 def _warn(name: str, what: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processing_dacse.audio_arrays_dacse import AudioWarning
 from processing_dacse.audio_dacse import load_audio, stream_audio
 from processing_dacse.audio_decoder_dacse import FORMATS, FileDecoder
-from tests.sounds import KINDS, encode, speech, video
+from tests.sounds import KINDS, add_track, encode, fill_track, speech, video
 
 
 def read(content: bytes) -> np.ndarray:
@@ -66,6 +66,18 @@ def test_so_is_any_length_of_any_of_them_in_full(recording):
     check_is_as_recorded(*recording)
 
 
+def test_rarer_forms_of_the_formats_are_read_too():
+    recorded, big_endian = speech(30_000, 44100, 2), io.BytesIO()
+    soundfile.write(big_endian, recorded.T, 44100, format="WAV", endian="BIG")
+    np.testing.assert_allclose(read(big_endian.getvalue()), recorded, rtol=0, atol=2**-15)
+    for container, coding in (("mov", "pcm_s24le"), ("mp2", "mp2"), ("ipod", "alac"), ("matroska", "flac")):
+        file = io.BytesIO()
+        with av.open(file, "w", format=container) as output:
+            fill_track(output, add_track(output, coding, 44100, 2), recorded)
+        waveform = read(file.getvalue())
+        assert 30_000 <= waveform.shape[1] < 32_000 and waveform.shape[0] == 2, container
+
+
 RATES = {
     "wav": [1000, 8000, 11025, 44100, 96000, 192000, 384000, 1_000_000],
     "flac": [1000, 8000, 44100, 96000, 192000, 655350],
@@ -89,6 +101,20 @@ def test_many_channels_keep_their_order(channels):
     recorded = np.arange(channels, dtype=np.float32)[:, None].repeat(1000, 1) / 32
     waveform = read(encode(recorded, "wav"))
     np.testing.assert_array_equal(waveform, recorded)
+
+
+@pytest.mark.parametrize(("coding", "container"), [("aac", "ipod"), ("libopus", "opus"), ("flac", "flac")])
+def test_so_do_those_of_coded_formats(coding, container):
+    levels, file = np.arange(1, 9, dtype=np.float32)[:, None] / 8, io.BytesIO()
+    recorded = speech(24_000, 48_000) * levels
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(coding, rate=48_000, layout="7.1")
+        interleaved = np.ascontiguousarray(recorded.T.reshape(1, -1))
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout="7.1")
+        frame.sample_rate = 48_000
+        output.mux([packet for part in (frame, None) for packet in stream.encode(part)])
+    heard = read(file.getvalue()).std(axis=1)
+    assert (np.abs(heard / recorded.std(axis=1) - 1) < 0.2).all()
 
 
 def test_the_first_sound_of_a_video_is_read():

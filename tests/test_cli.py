@@ -2,12 +2,17 @@
 
 import io
 import json
+import os
+import pty
 import re
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -15,13 +20,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from huggingface_hub import constants
 from peft import LoraConfig
 from typer.testing import CliRunner
 
 from command_dacse.cli import app
 from command_dacse.files import plan_jobs
-from command_dacse.outputs import written_when_done
 from dacse import default_model
+from hub_upload.places import check_hub
+from processing_dacse.audio_dacse import stream_audio
+from tests.sounds import encode, speech, video
 from tests.tiny import tiny_model, tiny_pipeline
 
 RATE = 8000  # of the tiny codec
@@ -325,26 +333,194 @@ def test_a_model_whose_weights_are_damaged_is_one_line(run, model, tmp_path):
     assert process.stderr.startswith(f"error: the weights in {copy} are not those of its config.json")
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(KeyboardInterrupt), written_when_done(str(tmp_path / "new" / "a.wav")) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_ctrl_c_ends_with_130_and_leaves_no_half_written_file(model, tmp_path):
-    soundfile.write(tmp_path / "long.wav", noise(60 * RATE), RATE)
-    command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "long.wav"), "--model", model]
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
+def test_an_interrupted_command_leaves_nothing_half_done(number, status, model, tmp_path):
+    for name in ("in", "temporary"):
+        (tmp_path / name).mkdir()
+    soundfile.write(tmp_path / "in" / "long.wav", noise(60 * RATE), RATE)
+    content = io.BytesIO()
+    soundfile.write(content, noise(90), RATE, format="WAV")
     # A test run in the background of a shell ignores the signal, and a child would inherit that.
     as_usual = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=as_usual)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "in/long.wav"), "-", "-o", "out", "--model", model],
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=as_usual,
+    )
+    process.stdin.write(content.getvalue())
+    process.stdin.close()
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".*.part")):
+    while not list(tmp_path.glob("out/.*.part")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+    process.send_signal(number)
+    assert process.wait(timeout=60) == status
+    assert os.listdir(tmp_path / "out") == []
+    # What other libraries cache there is theirs.
+    assert not [name for name in os.listdir(tmp_path / "temporary") if name.startswith("dacse")]
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    code = (
+        "import signal, sys; sys.argv = ['dacse']; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from command_dacse.signals import stop_in_order; stop_in_order()\n"
+        "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, signal.getsignal(signal.SIGTERM))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.startswith("True <function _stop")
+
+
+def test_a_phone_s_memo_a_browser_s_clip_and_the_sound_of_a_meeting_are_enhanced(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    files = {
+        "memo.m4a": encode(speech(3000, 44100), "m4a"),
+        "clip.webm": encode(speech(3000, 48000, 2), "webm of a browser"),
+        "meeting.mp4": video([speech(3000, 48000)]),
+        "note.opus": encode(speech(3000, 48000), "opus"),
+        "voice.amr": encode(speech(3200, 8000), "amr"),
+    }
+    for name, content in files.items():
+        (tmp_path / "in" / name).write_bytes(content)
+    (tmp_path / "in" / "silent film.mp4").write_bytes(video([]))
+    result = run(tmp_path / "in", "-o", tmp_path / "out", "--keep-rate")
+    assert result.exit_code == 1 and "5 enhanced, 0 skipped, 1 failed" in result.stderr
+    assert "silent film.mp4 has no sound, only video; give a recording with sound" in result.stderr
+    infos = {path.stem: soundfile.info(path) for path in (tmp_path / "out").iterdir()}
+    assert {name: (info.samplerate, info.channels, info.frames) for name, info in infos.items()} == {
+        "memo": (44100, 1, 3000),
+        "clip": (48000, 2, 3000),
+        "meeting": (48000, 1, 3000),
+        "note": (48000, 1, 3000),
+        "voice": (8000, 1, 3360),
+    }
+
+
+def test_what_is_amiss_about_a_recording_is_said_once_and_reported(run, tmp_path):
+    (tmp_path / "cut.wav").write_bytes(encode(speech(2000, 44100), "wav")[:-1000])
+    soundfile.write(tmp_path / "floats.wav", noise(90), RATE, subtype="FLOAT")
+    result = run(tmp_path / "cut.wav", tmp_path / "floats.wav", "-o", tmp_path / "out", "--format", "flac", "--json")
+    assert result.exit_code == 0
+    lines = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert lines == [
+        f"warning: {tmp_path}/cut.wav promises 4000 bytes and has 3000: it was cut; what is there is read",
+        f"warning: {tmp_path}/floats.wav: flac holds 24 bits at most: float32 samples are rounded to those",
+    ]
+    warned = [file["warnings"] for file in json.loads(result.stdout)["files"]]
+    assert [len(texts) for texts in warned] == [1, 1]
+    assert soundfile.info(tmp_path / "out" / "floats.flac").subtype == "PCM_24"
+    assert soundfile.info(tmp_path / "out" / "cut.flac").frames == round(1500 * RATE / 44100)
+
+
+def test_a_result_has_the_permissions_and_tags_of_its_input(run, tmp_path):
+    with soundfile.SoundFile(tmp_path / "a.wav", "w", RATE, 1) as file:
+        file.title = "Täg"
+        file.write(noise(90))
+    (tmp_path / "a.wav").chmod(0o640)
+    assert run(tmp_path / "a.wav", "-o", tmp_path / "b.mp3").exit_code == 0
+    assert stat.S_IMODE((tmp_path / "b.mp3").stat().st_mode) == 0o640
+    assert stream_audio(tmp_path / "b.mp3").tags["title"] == "Täg"
+
+
+def test_pipes_are_read_and_devices_written(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    content = encode(speech(2000, 44100), "wav")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.wav").write_bytes(content))
+    writer.start()
+    result = run(tmp_path / "pipe.wav", "-o", tmp_path / "out.wav", "--keep-rate")
+    writer.join()
+    assert result.exit_code == 0 and soundfile.info(tmp_path / "out.wav").frames == 2000
+    assert run(tmp_path / "out.wav", "-o", "/dev/null").exit_code == 0
+    full = run(tmp_path / "out.wav", "-o", "/dev/full")
+    assert full.exit_code == 1
+    assert f"failed: {tmp_path}/out.wav: cannot write /dev/full (No space left on device); make room" in full.stderr
+
+
+def test_names_are_shown_as_they_are_in_one_line_each(run, tmp_path):
+    names = ["[b] [red].wav", "two\nlines.wav", "\x1b[31m.wav", os.fsdecode(b"caf\xe9.wav"), "音.wav"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"no audio")
+    result = run(*(tmp_path / name for name in names), "-o", tmp_path / "out")
+    lines = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
+    shown = ["[b] [red].wav", "two\\nlines.wav", "\\x1b[31m.wav", "caf\\udce9.wav", "音.wav"]
+    assert [line[: len(f"failed: {tmp_path}/{name}")] for line, name in zip(lines, shown, strict=True)] == [
+        f"failed: {tmp_path}/{name}" for name in shown
+    ]
+
+
+def test_a_terminal_takes_nothing_in_a_name_for_markup(model, tmp_path):
+    (tmp_path / "takes [").mkdir()
+    for name in ("takes [/b].wav", "[red].wav"):
+        soundfile.write(tmp_path / name, noise(90), RATE)
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "dacse", "enhance", "takes [/b].wav", "[red].wav", "-o", "out", "--model", model]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    printed = b""
+    while True:
+        try:
+            printed += os.read(main, 1 << 16)
+        except OSError:  # the other end is closed
+            break
+    os.close(main)
+    assert process.wait(60) == 0, printed
+    assert b"2 enhanced, 0 skipped, 0 failed" in printed
+    assert sorted(os.listdir(tmp_path / "out")) == ["[red].wav", "b].wav"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "status", "said"),
+    [
+        ("{dacse} missing.wav -o x.wav >&-", 1, "failed: missing.wav: no such file or folder"),
+        ("{dacse} missing.wav -o x.wav 2>&-", 1, ""),
+        ("{dacse} missing.wav -o x.wav <&- >&- 2>&-", 1, ""),
+        ("{dacse} missing.wav -o x.wav --json >/dev/full", 1, "error: cannot write standard output (No space left"),
+        ("{dacse} missing.wav -o x.wav --json >&-", 1, "error: cannot write standard output (it is closed)"),
+        ("{dacse} --help | head -c 5", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii {dacse} --help > help.txt", 0, ""),
+        ("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii {dacse} 音.wav -o x.wav", 1, "failed: \\udce9"),
+    ],
+)
+def test_closed_full_and_narrow_streams_end_in_a_line_and_no_traceback(shell, status, said, tmp_path):
+    command = shell.format(dacse=f"{sys.executable} -m dacse enhance")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == status, process.stderr
+    assert "Traceback" not in process.stderr and "Exception ignored" not in process.stderr
+    assert said in process.stderr
+    assert not said or len(process.stderr.splitlines()) <= 2
+
+
+def test_a_hub_that_does_not_answer_is_one_line_within_ten_seconds(tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(9), RATE)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "a.wav"), "--model", "org/model", "--json"]
+        started = time.monotonic()
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert time.monotonic() - started < 15  # of which the interpreter's start, on a busy machine, takes some
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"error: the Hub at {address} cannot be reached (no answer in 8 s); give a directory")
+    assert process.returncode == 1 and json.loads(process.stdout)["error"] == line.removeprefix("error: ")
+
+
+def test_what_was_downloaded_is_used_when_the_hub_is_out_of_reach(monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(OSError, match="the Hub at http://127.0.0.1:1 cannot be reached .*refused"):
+        check_hub("org/model")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: f"/cache/{name}")
+    check_hub("org/model")
+    assert constants.HF_HUB_OFFLINE is True
 
 
 def test_info_counts_a_model_without_loading_it(model, tmp_path):

@@ -92,8 +92,8 @@ def test_a_checkpoint_is_loaded_by_its_path_and_enhances_as_the_pipeline(checkpo
 
 def test_what_is_generated_is_to_be_had_alone(checkpoint, tmp_path):
     copy, waveform = shutil.copytree(checkpoint, tmp_path / "kept"), voice(0, 0.05)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"keep_recording": True}))
+    config = json.loads((copy / "processor_config.json").read_text())
+    (copy / "processor_config.json").write_text(json.dumps(config | {"keep_recording": True}))
     generated, expected = load_system(f"generated:{copy}"), load_system(f"dacse:{checkpoint}")
     np.testing.assert_array_equal(generated(waveform[None], 8000)[0], expected(waveform[None], 8000)[0])
     kept, _ = load_system(f"dacse:{copy}")(waveform[None], 8000)
