@@ -5,7 +5,7 @@ import torch
 
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec, tiny_config, tiny_prompts
-from training_dacse.codebooks import fit_codebooks
+from training_dacse.codec.codebooks import fit_codebooks
 from training_dacse.requantizing import start_as_quantizer
 
 FRAMES, CODEBOOKS = 10, 3

@@ -15,7 +15,7 @@ import dacse  # noqa: F401
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
 from training_dacse.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
-from training_dacse.codec import CodecTrainingArguments
+from training_dacse.codec.trainer import CodecTrainingArguments
 from training_dacse.data import build_token_cache
 from training_dacse.pairs import corpus_pairs
 

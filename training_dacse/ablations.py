@@ -18,7 +18,7 @@ from .arguments import DacSeTrainingArguments, DataArguments
 from .data import TokenCache
 from .listening import enhance_codes
 from .runs import make_data, make_model, make_trainer
-from .spectra import MultiScaleMelLoss
+from .codec.losses import MultiScaleMelLoss
 from .trainer import DacSeTrainer
 
 matplotlib.use("Agg")
