@@ -128,7 +128,7 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
 
 def folder_test_set(folder: Path) -> TestSet:
     """Pairs where there are any, else every recording below the folder without a reference."""
-    from training_dacse.pairs import AUDIO_SUFFIXES, find_pairs  # not above: worker processes do without torch
+    from training_dacse.clips.pairs import AUDIO_SUFFIXES, find_pairs  # not above: worker processes do without torch
 
     try:
         pairs = find_pairs(folder)
@@ -191,9 +191,9 @@ def render_test_set(
         folder: where `noisy/`, `clean/` and `clips.json` are written; kept when they hold the same test set already.
         seed: of everything that is drawn.
         sampling_rate: Hz, of the clips.
-        sources: `where`, `noise`, `rooms`, `music` of `training_dacse.pairs.corpus_pairs`.
+        sources: `where`, `noise`, `rooms`, `music` of `training_dacse.clips.pairs.corpus_pairs`.
     """
-    from training_dacse.pairs import corpus_pairs
+    from training_dacse.clips.pairs import corpus_pairs
 
     preset, rest = split_preset(speech)
     name, hub_id = Path(speech).stem, None
@@ -216,7 +216,7 @@ def render_test_set(
 
 
 def write_manifest(path: Path, recordings: Iterable[tuple[Path, float]]) -> str:
-    """Writes paths and seconds as `training_dacse.sources` reads them; returns the manifest's path."""
+    """Writes paths and seconds as `training_dacse.clips.sources` reads them; returns the manifest's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [(recording.resolve(), seconds) for recording, seconds in recordings]
     with path.open("w", newline="") as file:

@@ -7,10 +7,10 @@ In full: --config examples/configs/ablation_full.yaml --codec descript/dac_44khz
 
 from dataclasses import dataclass, field
 
-from training_dacse.ablations import mel_distance, train_variant, write_results
-from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.data import TokenCache, find_codec
-from training_dacse.runs import end_training
+from training_dacse.experiments.ablations import mel_distance, train_variant, write_results
+from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
+from training_dacse.tokens.cache import TokenCache, find_codec
+from training_dacse.lm.runs import end_training
 
 
 @dataclass

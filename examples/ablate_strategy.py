@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_dacse import DacSeForEnhancement
-from training_dacse.ablations import train_variant, write_results
-from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
-from training_dacse.data import find_codec
-from training_dacse.runs import end_training, task_losses
-from training_dacse.stages import train_tasks
+from training_dacse.experiments.ablations import train_variant, write_results
+from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
+from training_dacse.tokens.cache import find_codec
+from training_dacse.lm.runs import end_training, task_losses
+from training_dacse.lm.stages import train_tasks
 
 
 def main():

@@ -6,10 +6,10 @@ python examples/train_adapter.py --config examples/configs/adapter_tiny.yaml --d
 from transformers import set_seed
 
 import dacse
-from training_dacse.adapters import add_adapter, save_adapter
-from training_dacse.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.data import find_codec
-from training_dacse.runs import end_training, make_data, make_model, make_trainer, task_losses
+from training_dacse.lm.adapters import add_adapter, save_adapter
+from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, parse_arguments
+from training_dacse.tokens.cache import find_codec
+from training_dacse.lm.runs import end_training, make_data, make_model, make_trainer, task_losses
 
 
 def main():

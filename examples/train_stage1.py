@@ -5,9 +5,9 @@ python examples/train_stage1.py --config examples/configs/stage1_tiny.yaml --dat
 
 from transformers import set_seed
 
-from training_dacse.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.data import find_codec
-from training_dacse.runs import end_training, last_checkpoint, make_data, make_model, make_trainer, save_for_use
+from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
+from training_dacse.tokens.cache import find_codec
+from training_dacse.lm.runs import end_training, last_checkpoint, make_data, make_model, make_trainer, save_for_use
 
 
 def main():

@@ -5,10 +5,10 @@ python examples/train_stage2.py --config examples/configs/stage2_tiny.yaml --dat
 
 from transformers import set_seed
 
-from training_dacse.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
-from training_dacse.data import find_codec
-from training_dacse.runs import end_training, make_data, make_model, make_trainer, save_for_use
-from training_dacse.stages import train_tasks
+from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
+from training_dacse.tokens.cache import find_codec
+from training_dacse.lm.runs import end_training, make_data, make_model, make_trainer, save_for_use
+from training_dacse.lm.stages import train_tasks
 
 
 def main():

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 from tests.test_trainer import Rows, trainer
 from tests.tiny import tiny_model, tiny_prompts
-from training_dacse.adapters import add_adapter, save_adapter
-from training_dacse.arguments import AdapterArguments
-from training_dacse.runs import task_losses
+from training_dacse.lm.adapters import add_adapter, save_adapter
+from training_dacse.lm.arguments import AdapterArguments
+from training_dacse.lm.runs import task_losses
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
-from training_dacse.balancing import BALANCINGS, DynamicWeightAverage, GradNorm, Uncertainty
-from training_dacse.forgetting import ForgettingMatrix
-from training_dacse.regularizers import Anchor, fisher_information
-from training_dacse.sampling import EASIEST, TaskSampler
+from training_dacse.lm.balancing import BALANCINGS, DynamicWeightAverage, GradNorm, Uncertainty
+from training_dacse.lm.forgetting import ForgettingMatrix
+from training_dacse.lm.regularizers import Anchor, fisher_information
+from training_dacse.lm.sampling import EASIEST, TaskSampler
 
 ALL = torch.tensor([True, True])
 

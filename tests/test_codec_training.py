@@ -14,7 +14,7 @@ from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
 from training_dacse.codec.discriminators import Discriminators, discriminator_loss, generator_losses
 from training_dacse.codec.start import initialize_codec
 from training_dacse.codec.segments import CodecSegments
-from training_dacse.sources import find_clips
+from training_dacse.clips.sources import find_clips
 from training_dacse.codec.losses import ComplexSpectrumLoss, MultiScaleMelLoss
 
 CONFIG = DacConfig(

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny import tiny_model
-from training_dacse.costs import training_flops_per_token, training_memory
+from training_dacse.experiments.costs import training_flops_per_token, training_memory
 
 
 def test_flops_are_those_torch_counts():

@@ -11,12 +11,12 @@ from datasets import Dataset, IterableDataset
 
 from tests.tiny import tiny_codec, tiny_config
 from tests.tiny_corpus import RATE, voice, write_corpus
-from training_dacse.collator import TokenCollator
-from training_dacse.data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
-from training_dacse.pairs import DegradedPairs, PairedFiles, corpus_pairs
-from training_dacse.recipe import Recipe
-from training_dacse.rooms import SimulatedRooms
-from training_dacse.sources import BackgroundClips, find_clips
+from training_dacse.tokens.collate import TokenCollator
+from training_dacse.tokens.cache import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
+from training_dacse.clips.pairs import DegradedPairs, PairedFiles, corpus_pairs
+from training_dacse.clips.recipe import Recipe
+from training_dacse.clips.rooms import SimulatedRooms
+from training_dacse.clips.sources import BackgroundClips, find_clips
 
 RECIPE = """
 clip_seconds: [0.25, 0.25]

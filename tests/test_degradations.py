@@ -9,8 +9,8 @@ import yaml
 
 from tests.tiny_corpus import RATE, voice
 from training_dacse import degradations as d
-from training_dacse.recipe import KINDS, Recipe, lowest_snr
-from training_dacse.rooms import SimulatedRooms, simulate_room
+from training_dacse.clips.recipe import KINDS, Recipe, lowest_snr
+from training_dacse.clips.rooms import SimulatedRooms, simulate_room
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIGS = EXAMPLES / "configs"

@@ -9,9 +9,9 @@ from modeling_dacse import DacSeForEnhancement
 from tests.test_requantizing import CODEBOOKS, FRAMES, new_model
 from tests.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
 from tests.test_trainer import Rows, losses
-from training_dacse.arguments import DacSeTrainingArguments
-from training_dacse.collator import TokenCollator
-from training_dacse.runs import make_trainer
+from training_dacse.lm.arguments import DacSeTrainingArguments
+from training_dacse.tokens.collate import TokenCollator
+from training_dacse.lm.runs import make_trainer
 from training_dacse.subsampling import draw_few, draw_noisy, run_subsampled
 
 

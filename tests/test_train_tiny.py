@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import dacse  # noqa: F401
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
-from training_dacse.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
+from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
 from training_dacse.codec.trainer import CodecTrainingArguments
-from training_dacse.data import build_token_cache
-from training_dacse.pairs import corpus_pairs
+from training_dacse.tokens.cache import build_token_cache
+from training_dacse.clips.pairs import corpus_pairs
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "examples" / "train_tiny"

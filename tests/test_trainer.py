@@ -18,11 +18,11 @@ from modeling_dacse import DacSeForEnhancement
 from processing_dacse.codec_dacse import code_vectors
 from tests.tiny import tiny_codec, tiny_model
 from training_dacse import callbacks
-from training_dacse.arguments import DacSeTrainingArguments, DataArguments
-from training_dacse.collator import IGNORED, TokenCollator
-from training_dacse.listening import AudioCallback, enhance_codes
-from training_dacse.runs import make_model
-from training_dacse.trainer import DacSeTrainer, spoil_frames
+from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments
+from training_dacse.tokens.collate import IGNORED, TokenCollator
+from training_dacse.lm.listening import AudioCallback, enhance_codes
+from training_dacse.lm.runs import make_model
+from training_dacse.lm.trainer import DacSeTrainer, spoil_frames
 
 
 class Rows(torch.utils.data.Dataset):

@@ -23,14 +23,14 @@ from dacse.cli import app
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec
 from tests.tiny_corpus import RATE, voice, write_corpus
-from training_dacse.arguments import (
+from training_dacse.lm.arguments import (
     AdapterArguments,
     DacSeTrainingArguments,
     DataArguments,
     Stage2Arguments,
     parse_arguments,
 )
-from training_dacse.forgetting import ForgettingMatrix
+from training_dacse.lm.forgetting import ForgettingMatrix
 
 ROOT = Path(__file__).parents[1]
 TASKS = ["clean", "white_noise", "packet_loss"]

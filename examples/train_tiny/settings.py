@@ -9,7 +9,7 @@ import torch
 import yaml
 from transformers import DacConfig
 
-from training_dacse.arguments import DataArguments
+from training_dacse.lm.arguments import DataArguments
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -15,8 +15,8 @@ from hub_upload.adapter import copy_adapter
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
-from training_dacse.adapters import add_adapter, save_adapter
-from training_dacse.arguments import (
+from training_dacse.lm.adapters import add_adapter, save_adapter
+from training_dacse.lm.arguments import (
     AdapterArguments,
     DacSeTrainingArguments,
     DataArguments,
@@ -24,11 +24,11 @@ from training_dacse.arguments import (
     parse_arguments,
 )
 from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
-from training_dacse.data import build_token_cache, find_codec
-from training_dacse.forgetting import ForgettingMatrix
-from training_dacse.runs import make_data, make_model, make_pairs, make_trainer, task_losses
+from training_dacse.tokens.cache import build_token_cache, find_codec
+from training_dacse.lm.forgetting import ForgettingMatrix
+from training_dacse.lm.runs import make_data, make_model, make_pairs, make_trainer, task_losses
 from training_dacse.codec.segments import CodecSegments
-from training_dacse.sources import Clips, find_clips
+from training_dacse.clips.sources import Clips, find_clips
 
 NAME = "dacse/tiny"  # what users load the model by
 MAX_BYTES = 60e6  # of the package: it travels with every installation

@@ -15,10 +15,10 @@ from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
 from .arguments import DacSeTrainingArguments, DataArguments
-from .collator import TokenCollator
-from .data import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
+from ..tokens.collate import TokenCollator
+from ..tokens.cache import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from .listening import AudioCallback
-from .pairs import DegradedPairs, PairedFiles, corpus_pairs
+from ..clips.pairs import DegradedPairs, PairedFiles, corpus_pairs
 from .requantizing import start_as_quantizer
 from .subsampling import SubsamplingTrainer
 from .trainer import DacSeTrainer

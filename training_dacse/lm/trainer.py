@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, Trainer
 
 from .balancing import BALANCINGS
 from .callbacks import LogBeforeSave, TimeBudget
-from .collator import IGNORED
+from ..tokens.collate import IGNORED
 from .sampling import TaskSampler
 
 PRIOR_CLIPS = 4096  # at most, from all over the training clips, from which it is told how common codes are

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from .arguments import DacSeTrainingArguments, Stage2Arguments
-from .collator import TokenCollator
-from .data import TokenCache
+from ..tokens.collate import TokenCollator
+from ..tokens.cache import TokenCache
 from .forgetting import ForgettingMatrix
 from .regularizers import Anchor, fisher_information
 from .runs import make_trainer, task_losses

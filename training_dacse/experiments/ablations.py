@@ -14,12 +14,12 @@ from transformers import DacModel, set_seed
 
 from processing_dacse.codec_dacse import decode_in_pieces
 
-from .arguments import DacSeTrainingArguments, DataArguments
-from .data import TokenCache
-from .listening import enhance_codes
-from .runs import make_data, make_model, make_trainer
+from ..lm.arguments import DacSeTrainingArguments, DataArguments
+from ..tokens.cache import TokenCache
+from ..lm.listening import enhance_codes
+from ..lm.runs import make_data, make_model, make_trainer
 from .codec.losses import MultiScaleMelLoss
-from .trainer import DacSeTrainer
+from ..lm.trainer import DacSeTrainer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

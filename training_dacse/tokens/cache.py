@@ -26,8 +26,8 @@ from transformers.utils import cached_file
 
 from processing_dacse.codec_dacse import encode_in_pieces, load_codec
 
-from .recipe import lowest_snr
-from .sources import Clips
+from ..clips.recipe import lowest_snr
+from ..clips.sources import Clips
 
 CODEC_FOLDER = "audio_tokenizer"  # where a processor keeps its codec
 CACHE_FEATURES = Features(
