@@ -4,6 +4,8 @@ Each call returns `(waveform, parameters)`: a new float32 array (channel, sample
 that were drawn. Everything random comes from `rng`; background sounds and room responses come from a source given at
 construction. Default ranges are those of the released DAC-SE1 recipe where it has the degradation. Knows no file, no
 token.
+
+A new one is a class in this file under `@kind(...)`: the name by which recipes ask for it.
 """
 
 import io
@@ -24,6 +26,8 @@ Sound = Callable[
     [int, int, Generator], tuple[np.ndarray, str]
 ]  # (samples, rate, rng) -> (channel, sample) and its name
 Room = Callable[[int, Generator], tuple[np.ndarray, str]]  # (rate, rng) -> impulse response (sample,) and its name
+
+KINDS: dict[str, tuple[type["Degradation"], str | None]] = {}  # name in a recipe -> class, source it draws from
 
 CONTAINERS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}  # lossy format -> container, subtype
 LOW_PASS_ORDER = 4  # applied twice
@@ -91,6 +95,17 @@ class Degradation(ABC):
         """Returns the degraded waveform and what was drawn."""
 
 
+def kind(name: str, source: str | None = None) -> Callable[[type[Degradation]], type[Degradation]]:
+    """Lets recipes ask for a degradation by `name`; its `source` field is then the recipe's source of that name."""
+
+    def register(degradation: type[Degradation]) -> type[Degradation]:
+        KINDS[name] = degradation, source
+        return degradation
+
+    return register
+
+
+@kind("white_noise")
 @dataclass(frozen=True)
 class WhiteNoise(Degradation):
     """Gaussian noise at a signal-to-noise ratio."""
@@ -103,6 +118,8 @@ class WhiteNoise(Degradation):
         return add_at_ratio(waveform, noise, snr_db), {"snr_db": snr_db}
 
 
+@kind("natural_noise", source="noise")
+@kind("music", source="music")
 @dataclass(frozen=True)
 class BackgroundSound(Degradation):
     """Noise, music or any other recording behind the speech, at a signal-to-noise ratio."""
@@ -116,6 +133,7 @@ class BackgroundSound(Degradation):
         return add_at_ratio(waveform, sound, snr_db), {"snr_db": snr_db, "sound": name}
 
 
+@kind("babble", source="speech")
 @dataclass(frozen=True)
 class Babble(Degradation):
     """Other speakers talking at once, each at the same level, at a signal-to-noise ratio of their sum."""
@@ -131,6 +149,8 @@ class Babble(Degradation):
         return add_at_ratio(waveform, babble, snr_db), {"snr_db": snr_db, "speakers": speakers}
 
 
+@kind("reverberation", source="room")
+@kind("small_room", source="small_room")
 @dataclass(frozen=True)
 class Reverberation(Degradation):
     """Convolution with a room impulse response, added below the dry signal and aligned with it at the direct sound."""
@@ -146,6 +166,7 @@ class Reverberation(Degradation):
         return add_at_ratio(waveform, wet, dry_to_wet_db), {"dry_to_wet_db": dry_to_wet_db, "room": name}
 
 
+@kind("packet_loss")
 @dataclass(frozen=True)
 class PacketLoss(Degradation):
     """Packets of one length per clip, each set to zero with one probability per clip."""
@@ -162,6 +183,7 @@ class PacketLoss(Degradation):
         return waveform * kept, {"packet_ms": packet_ms, "drop_probability": probability, "lost_seconds": starts}
 
 
+@kind("down_sampling")
 @dataclass(frozen=True)
 class DownSampling(Degradation):
     """To one of a few low sampling rates and back."""
@@ -174,6 +196,7 @@ class DownSampling(Degradation):
         return fit_length(narrow, waveform.shape[-1]), {"rate": rate}
 
 
+@kind("low_pass")
 @dataclass(frozen=True)
 class LowPass(Degradation):
     """A zero-phase Butterworth low-pass, as of a muffled microphone."""
@@ -187,6 +210,7 @@ class LowPass(Degradation):
         return sosfiltfilt(sections, waveform, axis=-1).astype(np.float32), {"cutoff_hz": cutoff_hz}
 
 
+@kind("clipping")
 @dataclass(frozen=True)
 class Clipping(Degradation):
     """Peaks cut off at a threshold below the highest peak."""
@@ -199,6 +223,7 @@ class Clipping(Degradation):
         return np.clip(waveform, -threshold, threshold), {"below_peak_db": below_peak_db}
 
 
+@kind("lossy_codec")
 @dataclass(frozen=True)
 class LossyCodec(Degradation):
     """Through MP3 or Opus and back, at one of a few sampling rates; `compression` 0 is best, 1 is smallest."""

@@ -1,34 +1,27 @@
-"""Pairs of noisy and clean waveforms: clean clips degraded on the fly, or recordings in pairs. Knows no token."""
+"""Pairs of noisy and clean waveforms: clean clips degraded when they are asked for. Knows no token.
 
-import functools
-import hashlib
-import json
+A pair is a dict: `noisy` and `clean` float32 (1, sample) of a whole number of frames, `task`, `parameters` (what was
+drawn, by kind of degradation) and `recording` (the name of the clean one).
+"""
+
+import itertools
 import logging
 import math
-from pathlib import Path
+from collections.abc import Iterator
 
+import httpx
 import numpy as np
-import soundfile
-
-from processing_dacse.audio_dacse import resample
+import pyarrow
+from datasets import IterableDataset
 
 from .degradations import fit_length
+from .digests import Digests
 from .recipe import Recipe
-from .rooms import MeasuredRooms, SimulatedRooms
-from .sources import (
-    AUDIO_SUFFIXES,
-    SILENCE_RMS,
-    BackgroundClips,
-    Clips,
-    find_clips,
-    manifest_of,
-    read_manifest,
-    readable,
-)
+from .sources import SILENCE_RMS, Clips
 
 logger = logging.getLogger(__name__)
 
-HOLD_OUT = 10  # of given pairs, one in so many is held out
+BROKEN_STREAM = (OSError, httpx.HTTPError, pyarrow.ArrowException)
 MAX_SKIPS = 100  # broken recordings in a row after which a corpus is given up
 
 
@@ -41,39 +34,34 @@ def whole_frames(seconds: float, sampling_rate: int, hop_length: int) -> int:
     return max(1, math.floor(seconds * sampling_rate / hop_length + 1e-6))
 
 
-class DegradedPairs:
-    """Pair `index` of an endless supply, the same for the same (seed, index) in every process.
-
-    A pair is a dict: `noisy` and `clean` float32 (1, sample) of a whole number of frames, `task`, `parameters`.
+class ClipDegrader:
+    """Cuts clips out of clean recordings and spoils them.
 
     Args:
-        speech: clean recordings.
         recipe: what is done to them; its `clip_seconds` bound the length of a clip.
         sampling_rate: Hz.
         hop_length: samples per codec frame.
         seed: of everything that is drawn.
         max_seconds: longest clip the model's context holds; longer ones of the recipe are cut to it.
         whole: make every clip that long, for a model of one window; a recording that is shorter ends in silence.
-        tasks_in_turn: take the tasks one after the other, so that a held-out set has as many clips of each.
-        skip_broken: count recordings that cannot be read (or are silent) and draw another instead of raising.
+        skip_broken: count recordings that are no audio (or are silent) and go on without them instead of raising.
+
+    Raises:
+        ValueError: the recipe's clips are longer than `max_seconds`.
     """
 
     def __init__(
         self,
-        speech: Clips,
         recipe: Recipe,
         sampling_rate: int,
         hop_length: int,
         seed: int = 0,
         max_seconds: float = math.inf,
         whole: bool = False,
-        tasks_in_turn: bool = False,
         skip_broken: bool = False,
     ):
-        self.tasks_in_turn = tasks_in_turn
-        self.speech = speech.at_least(recipe.clip_seconds[0], skip_broken)
-        self.recipe, self.sampling_rate, self.hop_length = recipe, sampling_rate, hop_length
-        self.seed, self.skip_broken, self.skipped = seed, skip_broken, 0
+        self.recipe, self.sampling_rate, self.hop_length, self.seed = recipe, sampling_rate, hop_length, seed
+        self.skip_broken, self.skipped = skip_broken, 0
         shortest, longest = recipe.clip_seconds
         bounds = (max_seconds, max_seconds) if whole else (shortest, min(longest, max_seconds))
         self.clip_frames = tuple(whole_frames(seconds, sampling_rate, hop_length) for seconds in bounds)
@@ -82,230 +70,137 @@ class DegradedPairs:
                 f"clips last at least {shortest} s but the context holds {max_seconds:.2f} s; lower clip_seconds"
             )
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with anything that changes a pair."""
-        grid = (self.sampling_rate, self.hop_length, self.clip_frames)
-        sources = {name: source.fingerprint for name, source in self.recipe.sources.items()}
-        parts = (self.speech.fingerprint, self.recipe.fingerprint, sources, grid, self.seed, self.tasks_in_turn)
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    def describe(self, digests: Digests) -> dict:
+        """What decides about the pairs, by name."""
+        sources = self.recipe.used_sources.items()
+        return {
+            "recipe": self.recipe.fingerprint,
+            "seed": self.seed,
+            "clip_frames": list(self.clip_frames),
+            **{name: source.describe(digests) for name, source in sources if name != "speech"},
+        }
+
+    def recordings(self) -> list[Clips]:
+        """The recordings that pairs are made from, so far as they are files."""
+        return [source.clips for source in self.recipe.used_sources.values() if hasattr(source, "clips")]
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks."""
         return list(self.recipe.tasks)
 
-    def __getitem__(self, index: int) -> dict:
-        task = self.tasks[index % len(self.tasks)] if self.tasks_in_turn else None
-        for attempt in range(MAX_SKIPS):
-            rng = np.random.default_rng((self.seed, index, attempt))
-            file = int(rng.integers(len(self.speech)))
-            try:
-                return self.degrade(self.speech, file, rng, task)
-            except (OSError, ValueError) as error:
-                self.skip_or_raise(error)
-        raise ValueError(f"{MAX_SKIPS} draws in a row met a broken recording; the warnings above name them")
-
     def skip_or_raise(self, error: Exception) -> None:
-        """Counts a broken recording, where that was asked for."""
-        if not self.skip_broken:
+        """Counts a broken recording, where that was asked for; one that has vanished is always an error."""
+        if not self.skip_broken or isinstance(error, FileNotFoundError):
             raise error
         self.skipped += 1
         logger.warning("skipped (%d so far): %s", self.skipped, error)
 
-    def degrade(self, speech: Clips, file: int, rng: np.random.Generator, task: str | None = None) -> dict:
+    def degrade(self, speech: Clips, index: int, rng: np.random.Generator, task: str | None = None) -> dict:
         """A pair from one recording of `speech`; the task is drawn unless it is given."""
-        clean = self.crop(speech, file, rng)
+        clean = self.crop(speech, index, rng)
         noisy, clean, task, parameters = self.recipe.degrade(clean, self.sampling_rate, rng, task)
-        return {"noisy": noisy, "clean": clean, "task": task, "parameters": parameters}
+        recording = speech.short_name(index)
+        return {"noisy": noisy, "clean": clean, "task": task, "parameters": parameters, "recording": recording}
 
-    def crop(self, speech: Clips, file: int, rng: np.random.Generator) -> np.ndarray:
+    def crop(self, speech: Clips, index: int, rng: np.random.Generator) -> np.ndarray:
         """A stretch of one recording, a whole number of frames long."""
         shortest, longest = (frames * self.hop_length for frames in self.clip_frames)
-        waveform = speech.audible_crop(file, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
+        waveform = speech.audible_crop(index, longest / self.sampling_rate, self.sampling_rate, rng, SILENCE_RMS)
         usable = max(shortest, waveform.shape[-1] // self.hop_length * self.hop_length)
         return fit_length(waveform, min(usable, longest))
 
 
-class PairedFiles:
-    """Noisy recordings with their clean partners: folders `noisy/` and `clean/`, or `*noisy*` beside `*clean*` names.
-
-    Long pairs give several clips of at most `max_seconds`, one after the other. A pair is a dict as in
-    `DegradedPairs`; its task is `pairs`.
+class DegradedPairs(ClipDegrader):
+    """Pair `index` of an endless supply, the same for the same (seed, index) in every process.
 
     Args:
-        folder: of the recordings.
-        sampling_rate, hop_length: the codec's.
-        max_seconds: what the model's context holds.
-        whole: make every clip that long, for a model of one window: the last of a recording begins earlier, and a
-            recording that is shorter ends in silence.
-        part: "all", or "valid" for every tenth pair, or "train" for the others.
-        skip_broken: count pairs that are no good and go on without them instead of raising.
-
-    Raises:
-        FileNotFoundError: no pairs, or a recording without its partner.
-        OSError: a recording that cannot be read.
-        ValueError: partners of different length or rate, or a silent clean recording.
+        speech: clean recordings.
+        recipe, sampling_rate, hop_length: as in `ClipDegrader`.
+        tasks_in_turn: take the tasks one after the other, so that a held-out set has as many clips of each.
+        options: further ones of `ClipDegrader`.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        speech: Clips,
+        recipe: Recipe,
         sampling_rate: int,
         hop_length: int,
-        max_seconds: float,
-        whole: bool = False,
-        part: str = "all",
-        skip_broken: bool = False,
+        tasks_in_turn: bool = False,
+        **options,
     ):
-        self.sampling_rate, self.hop_length, self.tasks, self.whole = sampling_rate, hop_length, ["pairs"], whole
-        self.frames = whole_frames(max_seconds, sampling_rate, hop_length)
-        self.clips = []  # (noisy, clean, first frame)
-        pairs = find_pairs(Path(folder))
-        if part != "all" and len(pairs) < 2:
-            raise ValueError(
-                f"{folder}: one pair cannot be both trained on and held out; add pairs or give valid_data"
-            )
-        held_out = set(pairs[::HOLD_OUT])
-        self.pairs, self.skipped = [], 0
-        for pair in pairs:
-            if part != "all" and (pair in held_out) != (part == "valid"):
-                continue
-            try:
-                # frames that hold a sample; by the duration, rounding may add a frame that holds none
-                total = math.floor(checked_end(*pair) * sampling_rate / hop_length) + 1
-            except (OSError, ValueError) as error:
-                if not skip_broken:
-                    raise
-                self.skipped += 1
-                logger.warning("skipped (%d so far): %s", self.skipped, error)
-                continue
-            latest = max(0, total - self.frames) if whole else total
-            self.pairs.append(pair)
-            self.clips += [(*pair, min(first, latest)) for first in range(0, total, self.frames)]
-        if not self.clips:
-            raise ValueError(f"{folder}: none of {self.skipped} pairs can be used; the warnings above name them")
+        super().__init__(recipe, sampling_rate, hop_length, **options)
+        self.speech, self.tasks_in_turn = speech.at_least(recipe.clip_seconds[0], self.skip_broken), tasks_in_turn
 
-    def __len__(self) -> int:
-        return len(self.clips)
+    def describe(self, digests: Digests) -> dict:
+        """What decides about the pairs, by name."""
+        own = {"speech": digests.fingerprint(self.speech), "tasks_in_turn": self.tasks_in_turn}
+        return super().describe(digests) | own
 
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the names and sizes of the recordings."""
-        parts = [(noisy.name, noisy.stat().st_size, clean.stat().st_size) for noisy, clean in self.pairs]
-        grid = (self.sampling_rate, self.hop_length, self.frames, self.whole)
-        return hashlib.sha256(json.dumps([parts, grid]).encode()).hexdigest()[:16]
+    def recordings(self) -> list[Clips]:
+        """The recordings that pairs are made from."""
+        return [self.speech, *super().recordings()]
 
     def __getitem__(self, index: int) -> dict:
-        noisy, clean, first = self.clips[index]
-        pair = {"noisy": self.read(noisy, first), "clean": self.read(clean, first)}
-        return {**pair, "task": self.tasks[0], "parameters": {}}
+        task = self.tasks[index % len(self.tasks)] if self.tasks_in_turn else None
+        for attempt in range(MAX_SKIPS):
+            rng = np.random.default_rng((self.seed, index, attempt))
+            recording = int(rng.integers(len(self.speech)))
+            try:
+                return self.degrade(self.speech, recording, rng, task)
+            except (OSError, ValueError) as error:
+                self.skip_or_raise(error)
+        raise ValueError(f"{MAX_SKIPS} draws in a row met a broken recording; the warnings above name them")
 
-    def read(self, path: Path, first: int) -> np.ndarray:
-        """The clip that starts at frame `first`, mono at the grid's rate, a whole number of frames long."""
-        start = first * self.hop_length / self.sampling_rate
-        seconds = self.frames * self.hop_length / self.sampling_rate
-        with soundfile.SoundFile(path) as file:
-            file.seek(round(start * file.samplerate))
-            waveform = file.read(math.ceil(seconds * file.samplerate), dtype="float32", always_2d=True)
-            rate = file.samplerate
-        mono = resample(waveform.mean(1, dtype=np.float32)[None], rate, self.sampling_rate)
-        frames = self.frames if self.whole else min(self.frames, math.ceil(mono.shape[-1] / self.hop_length))
-        return fit_length(mono, frames * self.hop_length)
+    def shard(self, numbers: range) -> Iterator[dict]:
+        """The pairs of these numbers."""
+        return (self[number] for number in numbers)
 
 
-def checked_end(noisy: Path, clean: Path) -> float:
-    """Seconds from the first to the last sample of a pair; raises if it is none, or its clean side is silent."""
-    with readable(noisy):
-        here = soundfile.info(noisy)
-    with readable(clean):
-        there = soundfile.info(clean)
-        is_silent = not any(block.any() for block in soundfile.blocks(clean, blocksize=1 << 16, dtype="float32"))
-    if here.samplerate != there.samplerate:
-        raise ValueError(f"{noisy}: {here.samplerate} Hz, but {clean} has {there.samplerate} Hz; resample one")
-    if here.frames != there.frames:
-        raise ValueError(f"{noisy}: {here.frames} samples, but {clean} has {there.frames}; cut both to one length")
-    if is_silent:
-        raise ValueError(f"{clean}: the clean recording is silent; remove the pair")
-    return (here.frames - 1) / here.samplerate
+class StreamedPairs(ClipDegrader):
+    """Pairs from a data set that is streamed, one of each recording; too short ones are left out.
 
-
-def find_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """(noisy, clean) paths, from folders `noisy/` and `clean/` (same names) or from names that say which they are."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    if (folder / "noisy").is_dir():
-        noisy = [path for path in sorted((folder / "noisy").rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
-        pairs = [(path, folder / "clean" / path.relative_to(folder / "noisy")) for path in noisy]
-        partners = [path for path in sorted((folder / "clean").rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
-    else:
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES]
-        noisy, partners = ([path for path in files if word in path.name] for word in ("noisy", "clean"))
-        pairs = [(path, path.with_name(path.name.replace("noisy", "clean"))) for path in noisy]
-    if not pairs:
-        raise FileNotFoundError(
-            f"{folder}: no pairs; give folders noisy/ and clean/, or files named *noisy* and *clean*"
-        )
-    for path, partner in pairs:
-        if not partner.exists():
-            raise FileNotFoundError(f"{path}: its clean partner {partner} is missing")
-    lonely = set(partners) - {clean for _, clean in pairs}
-    if lonely:
-        raise FileNotFoundError(f"{min(lonely)}: its noisy partner is missing")
-    return pairs
-
-
-def corpus_pairs(
-    data: str,
-    recipe: str | Path,
-    sampling_rate: int,
-    hop_length: int,
-    split: str = "train",
-    where: str | None = None,
-    noise: str | None = None,
-    rooms: str | None = None,
-    music: str | None = None,
-    tasks: list[str] | None = None,
-    **options,
-) -> DegradedPairs:
-    """Pairs from a corpus of clean speech.
+    Shard `n` is file `n` of the stream, and once all files had their turn the first one's again, with new draws. A
+    pair depends on the seed, the shard and the place of its recording in the file, not on names.
 
     Args:
-        data: folder, manifest or data set of clean speech. A manifest with `kind` and `split` columns also serves
-            noise and room responses (`kind` of `speech`, `noise`, `rir`), each from the rows of `split`.
-        recipe: YAML file.
-        sampling_rate, hop_length: the codec's.
-        split: rows of such a manifest.
-        where: further filter of the speech rows.
-        noise, rooms, music: folders, manifests or data sets of their own; without rooms small ones are simulated. Of
-            a manifest with such columns these are the rows of `split`, and of the kind `noise`, `rir` or `music`.
-        tasks: of the recipe; all when left out.
-        options: `seed` and what else `DegradedPairs` takes.
+        stream: of clean speech, with an undecoded `audio` column.
+        version: of its content, such as its commit.
+        recipe, sampling_rate, hop_length: as in `ClipDegrader`.
+        options: further ones of `ClipDegrader`.
     """
 
-    @functools.cache
-    def table_of(source: str):
-        """The rows of a manifest, read once."""
-        manifest = manifest_of(Path(source))
-        return read_manifest(manifest) if manifest else {}
+    def __init__(
+        self, stream: IterableDataset, version: str, recipe: Recipe, sampling_rate: int, hop_length: int, **options
+    ):
+        super().__init__(recipe, sampling_rate, hop_length, **options)
+        self.stream, self.version = stream, version
 
-    def clips(source: str, kind: str, extra: str | None = None) -> Clips | None:
-        """What a source has of a split and a kind, if it is a manifest that says so; None if `data` has none of it."""
-        table = table_of(source)
-        has_kind = "kind" in table and (table["kind"] == kind).any()
-        if source == data and kind != "speech" and not has_kind:
-            return None
-        conditions = [f"kind == '{kind}'"] if has_kind else []
-        conditions += [f"split == '{split}'"] if "split" in table else []
-        return find_clips(source, " and ".join(conditions + ([f"({extra})"] if extra else [])) or None)
+    def describe(self, digests: Digests) -> dict:
+        """What decides about the pairs, by name."""
+        return super().describe(digests) | {"speech": self.version}
 
-    speech = clips(data, "speech", where)
-    sources = {"speech": BackgroundClips(speech, floor=SILENCE_RMS), "small_room": SimulatedRooms()}
-    sources["room"] = sources["small_room"]
-    if found := clips(noise or data, "noise"):
-        sources["noise"] = BackgroundClips(found)
-    if found := clips(rooms or data, "rir"):
-        sources["room"] = MeasuredRooms(found)
-    if music:
-        sources["music"] = BackgroundClips(clips(music, "music"))
-    return DegradedPairs(speech, Recipe.from_yaml(recipe, sources, tasks), sampling_rate, hop_length, **options)
+    def shard(self, number: int) -> Iterator[dict]:
+        """The pairs of one shard.
+
+        Raises:
+            OSError: the stream broke.
+        """
+        files = self.stream.num_shards
+        rows = iter(self.stream.shard(files, number % files))
+        for row in itertools.count():
+            try:
+                recording = Clips([next(rows)])
+            except StopIteration:
+                return
+            except BROKEN_STREAM as error:
+                raise OSError(
+                    f"the stream broke in file {number % files + 1} of {files}, at row {row} ({error}); run the same "
+                    "command again: finished shards are kept"
+                ) from error
+            try:
+                if recording.duration(0) >= self.recipe.clip_seconds[0]:
+                    yield self.degrade(recording, 0, np.random.default_rng((self.seed, number, row)))
+            except (OSError, ValueError) as error:
+                self.skip_or_raise(error)

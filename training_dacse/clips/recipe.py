@@ -13,23 +13,8 @@ import numpy as np
 import yaml
 from numpy.random import Generator
 
-from . import degradations
-from .degradations import Degradation, Parameters, checked_range
+from .degradations import KINDS, Degradation, Parameters, checked_range
 
-# kind in the YAML -> (class, name of the source it draws from)
-KINDS: dict[str, tuple[type[Degradation], str | None]] = {
-    "white_noise": (degradations.WhiteNoise, None),
-    "natural_noise": (degradations.BackgroundSound, "noise"),
-    "music": (degradations.BackgroundSound, "music"),
-    "babble": (degradations.Babble, "speech"),
-    "reverberation": (degradations.Reverberation, "room"),
-    "small_room": (degradations.Reverberation, "small_room"),
-    "packet_loss": (degradations.PacketLoss, None),
-    "down_sampling": (degradations.DownSampling, None),
-    "low_pass": (degradations.LowPass, None),
-    "clipping": (degradations.Clipping, None),
-    "lossy_codec": (degradations.LossyCodec, None),
-}
 PAUSE = (0.1, 0.75)  # of a clip
 PAUSE_FADE_SECONDS = 0.01
 
@@ -41,6 +26,11 @@ class Step:
     kind: str
     degradation: Degradation
     probability: float = 1.0
+
+    @property
+    def source(self) -> str | None:
+        """Name of the source it draws from."""
+        return KINDS[self.kind][1]
 
 
 @dataclass(frozen=True)
@@ -108,6 +98,12 @@ class Recipe:
             return recipe.only(*tasks) if tasks else recipe
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from error
+
+    @property
+    def used_sources(self) -> dict:
+        """The sources that some task draws from, by name."""
+        steps = [step for task in self.tasks.values() for step in (*task.steps, task.otherwise) if step]
+        return {name: self.sources[name] for name in sorted({step.source for step in steps} - {None})}
 
     @property
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from numpy.random import Generator
 
 from processing_dacse.audio_dacse import resample
 
+from .digests import Digests
 from .sources import Clips, readable
 
 SIMULATION_RATE = 44100  # Hz; responses are resampled when another rate is asked for
@@ -35,13 +36,17 @@ def simulate_room(rng: Generator) -> np.ndarray:
 
 
 class SimulatedRooms:
-    """A bank of simulated rooms, computed at the first draw of a process, the same for the same seed."""
+    """A bank of simulated rooms, each computed when it is first drawn, the same for the same seed.
+
+    Args:
+        count: of rooms.
+        seed: of the bank; splits have different ones, so that held-out rooms are none of those trained on.
+    """
 
     def __init__(self, count: int = 64, seed: int = 0):
         self.count, self.seed, self.bank = count, seed, {}
 
-    @property
-    def fingerprint(self) -> str:
+    def describe(self, digests: Digests) -> str:
         """Changes with the rooms of the bank."""
         return f"{self.count} simulated rooms, seed {self.seed}"
 
@@ -60,10 +65,9 @@ class MeasuredRooms:
     def __init__(self, clips: Clips):
         self.clips, self.bank = clips, {}
 
-    @property
-    def fingerprint(self) -> str:
+    def describe(self, digests: Digests) -> str:
         """Changes with the recordings."""
-        return self.clips.fingerprint
+        return digests.fingerprint(self.clips)
 
     def __call__(self, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, str]:
         """Draws a response (sample,) and the name of its file."""
@@ -75,4 +79,4 @@ class MeasuredRooms:
             if not np.abs(response).max() > 0:
                 raise ValueError(f"{self.clips.name(index)}: a silent room response; remove it from the rooms")
             self.bank[index, sampling_rate] = response
-        return self.bank[index, sampling_rate], self.clips.name(index)
+        return self.bank[index, sampling_rate], self.clips.short_name(index)

@@ -1,59 +1,114 @@
 """Recordings to draw from: a folder, a manifest or a `datasets` data set. Knows crops and levels, no degradation."""
 
-import hashlib
 import io
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas
 import soundfile
+from datasets import Audio, Dataset, DatasetDict, load_dataset, load_from_disk
 from numpy.random import Generator
+from tqdm.auto import tqdm
 
 from processing_dacse.audio_dacse import resample
 
-from .degradations import fit_length, rms
+from .degradations import rms
 
 logger = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"}
+SPEAKER_COLUMNS = ("speaker_id", "speaker")  # of manifests and data sets: who speaks
 SILENCE_RMS = 1e-3  # -60 dB: a clean crop below this teaches nothing but silence
 CROP_ATTEMPTS = 20
 
 
 @contextmanager
 def readable(name: str | Path) -> Iterator[None]:
-    """Names the recording and the remedy where libsndfile cannot read it; raises OSError."""
+    """Names the recording and the remedy where it cannot be read.
+
+    Raises:
+        FileNotFoundError: it was there when the corpus was listed and is gone.
+        OSError: libsndfile cannot read it.
+    """
     try:
         yield
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
+    except (soundfile.LibsndfileError, FileNotFoundError) as error:
+        if Path(name).is_absolute() and not Path(name).exists():
+            raise FileNotFoundError(
+                f"{name}: this recording has vanished since the corpus was listed; put it back, or list it no more "
+                "and begin a new cache"
+            ) from error
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise OSError(f"{name}: cannot be read as audio ({reason}); remove or convert it") from error
 
 
-class Clips:
-    """Recordings by index, each a path or a `datasets` value `{"bytes", "path"}`; `seconds` if they are known."""
+def scan(what: str, look: Callable, items: Sequence) -> list:
+    """`look` at every item, many at once, with progress if it takes longer than a second."""
+    with ThreadPoolExecutor(4 * (os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(look, items), what, len(items), delay=1.0, leave=False))
 
-    def __init__(self, files: Sequence[Path | dict], seconds: Sequence[float] | None = None):
-        if not len(files):
+
+class Clips:
+    """Recordings by index, none of which is held in memory.
+
+    Args:
+        files: absolute paths, or a data set with an undecoded `audio` column, of which a process that gets these
+            clips gets no more than a handle.
+        numbers: which of `files`, in this order; all when left out.
+        seconds: how long each of `numbers` lasts, if that is known.
+        speakers: who speaks in each of `files`, if that is known.
+        root: folder that the names of the recordings are relative to.
+
+    Raises:
+        ValueError: no recordings.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str] | Dataset,
+        numbers: np.ndarray | None = None,
+        seconds: np.ndarray | None = None,
+        speakers: Sequence[str] | None = None,
+        root: Path | None = None,
+    ):
+        self.files, self.seconds, self.speakers, self.root = files, seconds, speakers, root
+        self.numbers = np.arange(len(files)) if numbers is None else np.asarray(numbers)
+        if not len(self.numbers):
             raise ValueError("no recordings to draw from; check the folder, the manifest or its filter")
-        self.files, self.seconds = files, seconds
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.numbers)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Clips":
+        """Some of the recordings, by their indices."""
+        indices = np.asarray(indices, dtype=np.int64)
+        seconds = None if self.seconds is None else self.seconds[indices]
+        return Clips(self.files, self.numbers[indices], seconds, self.speakers, self.root)
+
+    def stored(self, index: int) -> dict:
+        """A recording as `datasets` stores it: `{"bytes", "path"}`, of which one may be None."""
+        file = self.files[int(self.numbers[index])]
+        return file["audio"] if isinstance(file, dict) else {"bytes": None, "path": file}
 
     def name(self, index: int) -> str:
-        """What messages and caches call a recording."""
-        file = self.files[index]
-        return str(file["path"] or f"row {index}") if isinstance(file, dict) else str(file)
+        """What messages call a recording."""
+        return self.stored(index)["path"] or f"row {self.numbers[index]}"
+
+    def short_name(self, index: int) -> str:
+        """What caches call a recording: its name without the folder that all are in."""
+        name = Path(self.name(index))
+        return str(name.relative_to(self.root)) if self.root and name.is_relative_to(self.root) else str(name)
 
     def open(self, index: int) -> str | io.BytesIO:
         """What soundfile reads."""
-        file = self.files[index]
-        return io.BytesIO(file["bytes"]) if isinstance(file, dict) and file["bytes"] else self.name(index)
+        stored = self.stored(index)
+        return io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]
 
     def duration(self, index: int) -> float:
         """Seconds of a recording, as its header says."""
@@ -61,30 +116,32 @@ class Clips:
             return soundfile.info(self.open(index)).duration
 
     def at_least(self, seconds: float, skip_broken: bool = False) -> "Clips":
-        """The recordings that last at least so long (headers are read where the lengths are not known)."""
-        known = self.seconds
-        if known is None:
-            known = []
-            for index in range(len(self)):
-                try:
-                    known.append(self.duration(index))
-                except OSError as error:
-                    if not skip_broken:
-                        raise
-                    logger.warning("skipped: %s", error)
-                    known.append(0.0)
-        kept = [index for index, duration in enumerate(known) if duration >= seconds]
-        if not kept:
+        """The recordings that last at least so long (headers are read where the lengths are not known).
+
+        Raises:
+            OSError: a recording that cannot be read, unless broken ones are to be skipped.
+            ValueError: none is long enough.
+        """
+
+        def look(index: int) -> float:
+            try:
+                return self.duration(index)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if not skip_broken:
+                    raise
+                logger.warning("skipped: %s", error)
+                return 0.0
+
+        if self.seconds is None:
+            self.seconds = np.array(scan("headers", look, range(len(self))))
+        kept = np.flatnonzero(self.seconds >= seconds)
+        if not len(kept):
             raise ValueError(
                 f"none of {len(self)} recordings ({self.name(0)}, ...) lasts {seconds} s; lower clip_seconds"
             )
-        return Clips([self.files[index] for index in kept], [known[index] for index in kept])
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the list of recordings, not with where the folder stands."""
-        names = sorted(Path(self.name(index)).name for index in range(len(self)))
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+        return self.select(kept)
 
     def crop(self, index: int, seconds: float, sampling_rate: int, rng: Generator) -> np.ndarray:
         """Reads a random stretch of at most `seconds` as mono float32 (1, sample) at `sampling_rate`."""
@@ -105,42 +162,13 @@ class Clips:
         raise ValueError(f"{self.name(index)}: silent (RMS below {floor} in {CROP_ATTEMPTS} crops); remove the file")
 
 
-class BackgroundClips:
-    """Draws background sounds of any length: silent crops are drawn again, short recordings repeated.
-
-    Args:
-        clips: the recordings.
-        floor: lowest RMS of a crop; the released recipe rejects noise at 0.01 and below.
-    """
-
-    def __init__(self, clips: Clips, floor: float = 0.01):
-        self.clips, self.floor = clips, floor
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with the recordings and the floor."""
-        return f"{self.clips.fingerprint} above {self.floor}"
-
-    def __call__(self, num_samples: int, sampling_rate: int, rng: Generator) -> tuple[np.ndarray, str]:
-        """Returns a sound (1, sample) and the name of its recording."""
-        for _ in range(CROP_ATTEMPTS):
-            index = int(rng.integers(len(self.clips)))
-            sound = self.clips.crop(index, num_samples / sampling_rate, sampling_rate, rng)
-            if rms(sound) > self.floor:
-                repeats = math.ceil(num_samples / sound.shape[-1])
-                return fit_length(np.tile(sound, repeats), num_samples), self.clips.name(index)
-        raise ValueError(
-            f"{self.clips.name(index)} and {CROP_ATTEMPTS - 1} draws before it are silent (RMS up to {self.floor}); "
-            "remove silent recordings or raise their level"
-        )
-
-
 def find_clips(source: str | Path, where: str | None = None) -> Clips:
-    """Lists recordings.
+    """Lists recordings, in the order of their names: the order in a manifest or on a disk means nothing.
 
     Args:
         source: a folder (searched below), a manifest (`.tsv` or `.csv` with a `path` column, or a folder holding
-            `MANIFEST.tsv`), a data set saved by `datasets`, or else the Hub id of one with an `audio` column.
+            `MANIFEST.tsv`), a data set saved by `datasets`, or else the Hub id of one with an `audio` column (its
+            split `train`).
         where: which rows of a manifest, as for `pandas.DataFrame.query`: "split == 'train' and snr_db >= 30".
 
     Raises:
@@ -149,23 +177,23 @@ def find_clips(source: str | Path, where: str | None = None) -> Clips:
     """
     path = Path(source)
     if manifest := manifest_of(path):
-        table = read_manifest(manifest, where)
-        if table.empty:
-            raise ValueError(f"{manifest}: no row satisfies {where!r}")
-        seconds = table["seconds"].tolist() if "seconds" in table else None
-        return Clips([manifest.parent / name for name in table["path"]], seconds)
+        return clips_of_rows(read_manifest(manifest, where), manifest, where)
     if where:
         raise ValueError(
             f"{source}: the filter {where!r} needs a manifest (.tsv or .csv, or a folder with MANIFEST.tsv)"
         )
-    if path.is_dir() and not (path / "dataset_info.json").exists():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    if is_folder_of_files(path):
+        root = path.resolve()
+        files = sorted(str(file) for file in root.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
         if not files:
             raise ValueError(f"{source}: no audio file in this folder ({', '.join(sorted(AUDIO_SUFFIXES))})")
-        return Clips(files)
-    if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
-        raise FileNotFoundError(f"{source}: no such folder, manifest or data set")
-    return Clips(load_audio_column(source))
+        return Clips(files, root=root)
+    return clips_of_dataset(open_dataset(source)["train"])
+
+
+def is_folder_of_files(path: Path) -> bool:
+    """Whether a path is a folder, but none that `datasets` saved."""
+    return path.is_dir() and not any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def manifest_of(path: Path) -> Path | None:
@@ -185,9 +213,33 @@ def read_manifest(path: Path, where: str | None = None) -> pandas.DataFrame:
     return table.query(where) if where else table
 
 
-def load_audio_column(source: str | Path) -> Sequence[dict]:
-    """The `audio` column of a data set, undecoded: `{"bytes", "path"}` per row."""
-    from datasets import Audio, load_dataset, load_from_disk
+def clips_of_rows(table: pandas.DataFrame, manifest: Path, where: str | None = None) -> Clips:
+    """The recordings of some rows of a manifest."""
+    if table.empty:
+        raise ValueError(f"{manifest}: no row satisfies {where!r}")
+    table, root = table.sort_values("path", kind="stable"), manifest.parent.resolve()
+    speakers = next((table[name].astype(str).tolist() for name in SPEAKER_COLUMNS if name in table), None)
+    seconds = table["seconds"].to_numpy() if "seconds" in table else None
+    return Clips([str(root / name) for name in table["path"]], seconds=seconds, speakers=speakers, root=root)
 
-    dataset = load_from_disk(source) if Path(source).exists() else load_dataset(str(source), split="train")
-    return dataset.cast_column("audio", Audio(decode=False))["audio"]
+
+def open_dataset(source: str | Path) -> DatasetDict:
+    """A data set by its splits, saved on disk or on the Hub; one without splits is all `train`.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+    """
+    path = Path(source)
+    if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
+        raise FileNotFoundError(f"{source}: no such folder, manifest or data set")
+    dataset = load_from_disk(source) if path.exists() else load_dataset(str(source))
+    return dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
+
+
+def clips_of_dataset(dataset: Dataset) -> Clips:
+    """The recordings of a data set with an `audio` column, which stays where it is."""
+    if "audio" not in dataset.column_names:
+        raise ValueError(f"this data set has columns {', '.join(dataset.column_names)}; recordings are in 'audio'")
+    speakers = next((list(map(str, dataset[name])) for name in SPEAKER_COLUMNS if name in dataset.column_names), None)
+    audio = dataset.select_columns("audio").cast_column("audio", Audio(decode=False))
+    return Clips(audio, speakers=speakers)

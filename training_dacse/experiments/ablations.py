@@ -15,11 +15,11 @@ from transformers import DacModel, set_seed
 from processing_dacse.codec_dacse import decode_in_pieces
 
 from ..lm.arguments import DacSeTrainingArguments, DataArguments
-from ..tokens.cache import TokenCache
 from ..lm.listening import enhance_codes
 from ..lm.runs import make_data, make_model, make_trainer
-from .codec.losses import MultiScaleMelLoss
 from ..lm.trainer import DacSeTrainer
+from ..tokens.cache import TokenCache
+from .codec.losses import MultiScaleMelLoss
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

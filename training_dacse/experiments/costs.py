@@ -1,21 +1,31 @@
 """What training a model costs, from its configuration alone. Knows no data."""
 
+import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
 STATE_BYTES = 16  # per parameter: float32 weight and gradient, two float32 moments of AdamW
 
 
-def training_flops_per_token(config: PretrainedConfig) -> float:
-    """Floating-point operations of one step per token of a full context, forward and backward.
+def training_flops(config: PretrainedConfig, lengths: Tensor) -> float:
+    """Floating-point operations of one step, forward and backward, over sequences of these lengths (sequence,).
 
-    `6 * weights + 12 * layers * width * context` (Chowdhery et al. 2022, arXiv 2204.02311, appendix B); the output
-    layer counts for half of the tokens, for only the clean half goes through it.
+    `6 * weights` of each token and `12 * layers * width` of each pair of tokens (Chowdhery et al. 2022, arXiv
+    2204.02311, appendix B: a causal mask saves nothing); the output layer counts for half of the tokens, for only the
+    clean half goes through it.
     """
     width, heads = config.hidden_size, config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     layer = 2 * width * heads + 2 * width * keys + 3 * width * config.intermediate_size
     weights = config.num_hidden_layers * layer + width * config.vocab_size / 2
-    return 6 * weights + 12 * config.num_hidden_layers * heads * config.max_position_embeddings
+    tokens, pairs = int(lengths.sum()), int(lengths.square().sum())
+    return 6.0 * weights * tokens + 12.0 * config.num_hidden_layers * heads * pairs
+
+
+def training_flops_per_token(config: PretrainedConfig) -> float:
+    """Those of one token of a full context."""
+    context = config.max_position_embeddings
+    return training_flops(config, torch.tensor([context])) / context
 
 
 def training_memory(config: PretrainedConfig, parameters: int, tokens: int) -> dict[str, int]:

@@ -7,6 +7,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from .arguments import AdapterArguments
+from .runs import task_losses
+from .trainer import DacSeTrainer
 
 CARD = """---
 base_model: {base}
@@ -33,6 +35,13 @@ def add_adapter(model: PreTrainedModel, adapter: AdapterArguments) -> PeftModel:
         task_type="CAUSAL_LM", r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.modules)
     )
     return get_peft_model(model, config)
+
+
+def adapter_losses(trainer: DacSeTrainer) -> tuple[dict[str, float], dict[str, float]]:
+    """Held-out loss of every task without and with the adapter, whether it was trained or has just begun."""
+    with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+        before = task_losses(trainer)
+    return before, task_losses(trainer)
 
 
 def save_adapter(

@@ -4,10 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 
 @dataclass
@@ -37,8 +34,15 @@ class ForgettingMatrix:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {"tasks": self.tasks, "stages": self.stages, "losses": self.losses, "forgetting": self.forgetting()}
-        (folder / "forgetting.json").write_text(json.dumps(content, indent=2) + "\n")
-        figure, axes = plt.subplots(figsize=(2 + len(self.tasks), 2 + 0.5 * len(self.stages)), layout="constrained")
+        unfinished = folder / "forgetting.tmp"
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
+        unfinished.replace(folder / "forgetting.json")
+        self.draw().savefig(folder / "forgetting.png", dpi=120)
+
+    def draw(self) -> Figure:
+        """Losses as numbers, their change since the start as colours."""
+        figure = Figure(figsize=(2 + len(self.tasks), 2 + 0.5 * len(self.stages)), layout="constrained")
+        axes = figure.subplots()
         change = [[loss - first for loss, first in zip(row, self.losses[0], strict=True)] for row in self.losses]
         limit = max(max(map(abs, row)) for row in change) or 1.0
         image = axes.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -51,8 +55,7 @@ class ForgettingMatrix:
                 color = "white" if abs(change[row][column]) > 0.7 * limit else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
         figure.colorbar(image, label="change of the loss (nats per token)")
-        figure.savefig(folder / "forgetting.png", dpi=120)
-        plt.close(figure)
+        return figure
 
     @classmethod
     def load(cls, folder: str | Path) -> "ForgettingMatrix":

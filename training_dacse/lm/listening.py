@@ -1,4 +1,4 @@
-"""Enhances the same few clips at every evaluation and logs them to TensorBoard. Knows codes, codec and generation."""
+"""Enhances the same few clips at every evaluation and logs them. Knows codes, codec and generation."""
 
 from pathlib import Path
 
@@ -8,12 +8,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard import SummaryWriter
 from transformers import DacModel, TrainerCallback
 
-from processing_dacse.codec_dacse import code_vectors, decode_in_pieces
+from processing_dacse.codec_dacse import decode_in_pieces
 from processing_dacse.codes_dacse import codes_to_ids, ids_to_codes
 
 
 class AudioCallback(TrainerCallback):
-    """Writes noisy, enhanced and clean audio with spectrograms under `OUTPUT/audio`.
+    """Logs noisy, enhanced and clean audio with spectrograms: to TensorBoard under `OUTPUT/audio`, and to Trackio
+    where the run reports to it.
 
     Args:
         clips: held-out rows (`noisy` and `clean` codes), by name.
@@ -27,24 +28,29 @@ class AudioCallback(TrainerCallback):
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         # in every process: a model in shards needs them all
-        vectors = code_vectors(self.codec) if model.config.minimum_risk else None
-        enhanced = {name: enhance_codes(model, clip["noisy"], vectors) for name, clip in self.clips.items()}
+        enhanced = {name: enhance_codes(model, clip["noisy"]) for name, clip in self.clips.items()}
         if not state.is_world_process_zero:
             return
         first = self.writer is None
         self.writer = self.writer or SummaryWriter(self.folder)
-        for name, clip in self.clips.items():
-            if first:
-                self.show(f"{name}/noisy", clip["noisy"], 0)
-                self.show(f"{name}/clean", clip["clean"], 0)
-            self.show(f"{name}/enhanced", enhanced[name], state.global_step)
+        sounds = {f"{name}/enhanced": codes for name, codes in enhanced.items()}
+        for side in ("noisy", "clean") if first else ():
+            sounds |= {f"{name}/{side}": clip[side] for name, clip in self.clips.items()}
+        waveforms = {name: self.decode(codes) for name, codes in sounds.items()}
+        for name, waveform in waveforms.items():
+            self.writer.add_audio(name, waveform[None], state.global_step, self.codec.config.sampling_rate)
+            self.writer.add_image(f"{name}/spectrogram", spectrogram(waveform), state.global_step, dataformats="HW")
         self.writer.flush()
+        if "trackio" in args.report_to:
+            self.report(waveforms, state.global_step)
 
-    def show(self, name: str, codes: Tensor, step: int) -> None:
-        """Logs one clip's audio and spectrogram."""
-        waveform = self.decode(codes)
-        self.writer.add_audio(name, waveform[None], step, self.codec.config.sampling_rate)
-        self.writer.add_image(f"{name}/spectrogram", spectrogram(waveform), step, dataformats="HW")
+    def report(self, waveforms: dict[str, Tensor], step: int) -> None:
+        """Sends sounds to the Trackio run that the library has begun."""
+        import trackio
+
+        rate = self.codec.config.sampling_rate
+        sounds = {name: trackio.Audio(waveform.numpy(), sample_rate=rate) for name, waveform in waveforms.items()}
+        trackio.log(sounds, step=step)
 
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
@@ -53,8 +59,8 @@ class AudioCallback(TrainerCallback):
 
 
 @torch.no_grad()
-def enhance_codes(model, noisy: Tensor, vectors: Tensor | None = None) -> Tensor:
-    """Greedy clean codes (codebook, frame) for noisy ones of one clip; with code vectors those of the least risk."""
+def enhance_codes(model, noisy: Tensor) -> Tensor:
+    """Greedy clean codes (codebook, frame) for noisy ones of one clip."""
     config, training = model.config, model.training
     model.eval()
     if isinstance(model, FSDPModule):
@@ -63,7 +69,7 @@ def enhance_codes(model, noisy: Tensor, vectors: Tensor | None = None) -> Tensor
     bos, start = (ids.new_full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
     prompt = torch.cat([bos, ids, start], 1)
     mask = torch.ones_like(prompt)
-    generated = model.generate(prompt, attention_mask=mask, do_sample=False, code_vectors=vectors)
+    generated = model.generate(prompt, attention_mask=mask, do_sample=False)
     model.train(training)
     clean = generated[:, prompt.shape[1] :][:, : ids.shape[1]].cpu()
     return ids_to_codes(clean, config.num_codebooks, config.codebook_size, config.first_code_id)[0]

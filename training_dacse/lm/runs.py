@@ -1,31 +1,30 @@
-"""The pieces of a run put together: model, data and trainer from a run's arguments."""
+"""The pieces of a run put together: model, rows and trainer from a run's arguments."""
 
 import gc
 import logging
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from datasets import load_dataset
 from transformers import DacModel
+from transformers.utils import is_flash_attn_2_available
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
+from ..tokens.cache import TokenCache, TokenRows
+from ..tokens.encode import codec_fingerprint, find_codec, holds_processor
+from ..tokens.rolling import RollingTokens
 from .arguments import DacSeTrainingArguments, DataArguments
-from ..tokens.collate import TokenCollator
-from ..tokens.cache import TokenCache, TokensOnTheFly, build_token_cache, stream_tokens
 from .listening import AudioCallback
-from ..clips.pairs import DegradedPairs, PairedFiles, corpus_pairs
-from .requantizing import start_as_quantizer
-from .subsampling import SubsamplingTrainer
+from .objective import Objective, prior_of_model, prior_of_rows
+from .strategy import Strategy
 from .trainer import DacSeTrainer
 
 logger = logging.getLogger(__name__)
 
-SHUFFLED_CLIPS = 1000  # of a stream, held in memory to draw the next one from
+TRAIN, VALID = "train", "valid"  # folders of the tokens
 
 
 def last_checkpoint(output_dir: str) -> str | None:
@@ -34,131 +33,112 @@ def last_checkpoint(output_dir: str) -> str | None:
     return str(max(whole, key=lambda folder: int(folder.name.split("-")[1]))) if whole else None
 
 
-def make_model(data: DataArguments, codec: DacModel) -> DacSeForEnhancement:
-    """A new model of a size fitted to a codec's grid, or one from a folder or the Hub.
+def make_data(data: DataArguments, config: DacSeConfig) -> tuple[TokenRows, TokenCache]:
+    """Rows to train on and held-out ones.
 
     Raises:
-        ValueError: a model whose codebooks are not the codec's.
+        FileNotFoundError: there are no tokens, or shards are missing.
+        ValueError: they do not fit the model.
     """
-    grid = {
-        "num_codebooks": data.num_codebooks or codec.config.n_codebooks,
-        "codebook_size": codec.config.codebook_size,
-    }
+    books = config.num_codebooks
+    held_out = TokenCache(data.tokens, VALID, num_codebooks=books)
+    held_out.check_fits(config)
+    if data.window_shards:
+        window = (data.window_shards, data.fresh_shards)
+        return RollingTokens(data.tokens, TRAIN, *window, books, PartialState().is_main_process), held_out
+    train = TokenCache(data.tokens, TRAIN, num_codebooks=books)
+    train.check_fits(config)
+    return train, held_out
+
+
+def make_model(data: DataArguments) -> DacSeForEnhancement:
+    """A new model of a size, on the grid of the tokens, or one from a folder or the Hub.
+
+    Raises:
+        ValueError: settings of a new model for one that exists, or tokens of another codec than its own.
+    """
+    tokens = TokenCache(data.tokens, VALID)
+    made = tokens.shards.description
+    attention = {"attn_implementation": "flash_attention_2"} if uses_flash_attention() else {}
     if "/" not in data.model and not Path(data.model).exists():
+        grid = {
+            "num_codebooks": data.num_codebooks or made["num_codebooks"],
+            "codebook_size": made["codebook_size"],
+        }
         config = DacSeConfig.from_size(data.model, **grid)
         if data.model_overrides:
             config.update_from_string(data.model_overrides)
             if "head_dim" not in data.model_overrides:
                 config.head_dim = config.hidden_size // config.num_attention_heads
-        config.window_frames = data.window_frames
-        model = DacSeForEnhancement(config)
-        if data.start_as_quantizer:
-            start_as_quantizer(model, codec)
-        return model
+        return DacSeForEnhancement._from_config(config, **attention)
+    for name in ("model_overrides", "num_codebooks"):
+        if getattr(data, name) is not None:
+            raise ValueError(f"{name} is of a new model, but {data.model} is one that exists; leave it out")
+    if holds_processor(data.model) and codec_fingerprint(find_codec(data.model)) != made["codec"]:
+        raise ValueError(
+            f"{data.tokens} was made with another codec than that of {data.model}; make tokens with `dacse tokenize "
+            f"--codec {data.model}`"
+        )
     # In full: at bf16's eight bits the steps of a small learning rate round to nothing.
-    model = DacSeForEnhancement.from_pretrained(data.model, dtype=torch.float32)
-    for key, value in grid.items():
-        if getattr(model.config, key) != value:
-            raise ValueError(
-                f"{data.model}: {key} is {getattr(model.config, key)}, but the codec has {value}; give the codec the "
-                "model was trained with"
-            )
-    return model
+    return DacSeForEnhancement.from_pretrained(data.model, dtype=torch.float32, **attention)
 
 
-def make_pairs(data: DataArguments, split: str, codec: DacModel, config: DacSeConfig) -> DegradedPairs | PairedFiles:
-    """The training (`split="train"`) or held-out (`"valid"`) pairs of a run."""
-    rate, hop = codec.config.sampling_rate, codec.config.hop_length
-    folder = data.valid_data if split == "valid" and data.valid_data else data.data
-    window = {"max_seconds": (config.window_frames or config.max_frames) * hop / rate}
-    window["whole"] = config.window_frames is not None
-    if data.recipe is None:
-        part = "all" if data.valid_data else split
-        return PairedFiles(folder, rate, hop, **window, part=part, skip_broken=data.skip_broken)
-    return corpus_pairs(
-        folder,
-        data.recipe,
-        rate,
-        hop,
-        split=split,
-        where=data.where,
-        noise=data.noise,
-        rooms=data.rooms,
-        music=data.music,
-        tasks=data.tasks,
-        seed=data.pairs_seed + (split == "valid"),
-        tasks_in_turn=split == "valid",
-        skip_broken=data.skip_broken,
-        **window,
-    )
+def uses_flash_attention() -> bool:
+    """Whether FlashAttention is there, with a device for it."""
+    return torch.cuda.is_available() and is_flash_attn_2_available()
 
 
-def make_data(data: DataArguments, output_dir: str, codec: DacModel, config: DacSeConfig) -> tuple:
-    """Training and held-out rows: caches, built by the first process of a launch, or training rows without one.
+def make_objective(
+    args: DacSeTrainingArguments, config: DacSeConfig, rows: TokenRows, model_path: str | None = None
+) -> Objective:
+    """What a run minimises; a model that was trained with a logit adjustment keeps its own unless told otherwise.
 
-    Raises:
-        ValueError: held-out speech that is also trained on.
+    Args:
+        args: of the run.
+        config: of the model.
+        rows: by which it is told how common codes are.
+        model_path: what the model was loaded from.
     """
-    valid = make_pairs(data, "valid", codec, config)
-    folder = Path(data.cache or Path(output_dir) / "tokens")
-    here = PartialState()
-    building = {
-        "codec_path": data.codec or data.model,
-        "num_processes": data.cache_processes,
-        "device": str(here.device) if here.device.type == "cuda" else None,
-    }
-    with here.main_process_first():
-        count = data.valid_clips * len(valid.tasks) if data.recipe else len(valid)
-        held_out = build_token_cache(folder / "valid", valid, count=count, **building)
-        held_out.num_codebooks = config.num_codebooks
-        if data.stream:
-            draws = make_pairs(replace(data, data=data.valid_data), "train", codec, config)
-            stream = load_dataset(data.data, split="train", streaming=True).shuffle(
-                seed=data.pairs_seed, buffer_size=SHUFFLED_CLIPS
-            )
-            return stream_tokens(stream, draws, codec, config.num_codebooks), held_out
-        train = make_pairs(data, "train", codec, config)
-        if data.recipe and data.valid_data is None and train.speech.fingerprint == valid.speech.fingerprint:
-            raise ValueError(f"{data.data} has no split of its own to hold out; give other speakers as valid_data")
-        count = data.train_clips if data.recipe else len(train)
-        if data.on_the_fly:
-            return TokensOnTheFly(train, codec, count, config.num_codebooks), held_out
-        rows = build_token_cache(folder / "train", train, count=count, **building)
-    rows.num_codebooks = config.num_codebooks
-    return rows, held_out
+    if args.logit_adjustment is None:
+        exists = model_path is not None and ("/" in model_path or Path(model_path).exists())
+        prior = prior_of_model(model_path) if exists else None
+    else:
+        prior = prior_of_rows(rows.of_epoch(0), config, args.logit_adjustment)
+    return Objective(config, prior, args.spoiled_frames)
 
 
 def make_trainer(
     model,
     args: DacSeTrainingArguments,
-    train,
+    train: TokenRows,
     valid: TokenCache,
     codec: DacModel | None = None,
-    all_clips: TokenCache | None = None,
-):
+    objective: Objective | None = None,
+    strategy: Strategy | None = None,
+) -> DacSeTrainer:
     """The trainer of a stage.
 
     Args:
         model, args: of the stage.
         train, valid: clips to train on, and held-out ones of all tasks.
         codec: with it and `listen_clips`, held-out clips are enhanced at every evaluation.
-        all_clips: where `train` is a part of them: by these it is told how common codes are, so that losses of
-            trainers with other parts can be compared.
+        objective, strategy: in place of those of the arguments.
     """
-    trainer = (SubsamplingTrainer if args.tokens_per_frame else DacSeTrainer)(
-        model=model,
-        args=args,
-        tasks=valid.tasks,
-        train_dataset=train,
-        eval_dataset=valid,
-        data_collator=TokenCollator(model.config),
-        all_clips=all_clips,
-    )
+    trainer = DacSeTrainer(model, args, train, valid, strategy, objective)
     logger.info("training on %s", args.device)
     if codec is not None and args.listen_clips:
-        clips = {f"{valid.rows[number]['task']}_{number}": valid[number] for number in range(args.listen_clips)}
+        tasks = [valid.tasks[number] for number in valid.task_numbers]
+        clips = {f"{tasks[number]}_{number}": valid[number] for number in range(args.listen_clips)}
         trainer.add_callback(AudioCallback(clips, codec, args.output_dir))
     return trainer
+
+
+def codec_of(data: DataArguments) -> DacModel:
+    """The codec that is saved with the model: that of the arguments, of the model, or of the tokens."""
+    exists = "/" in data.model or Path(data.model).exists()
+    if data.codec is None and exists and holds_processor(data.model):
+        return find_codec(data.model)
+    return find_codec(data.codec or TokenCache(data.tokens, VALID).shards.description["codec_path"])
 
 
 def save_for_use(trainer: DacSeTrainer, codec: DacModel) -> None:
@@ -178,6 +158,8 @@ def end_training(*trainers: DacSeTrainer) -> None:
     for trainer in trainers:
         trainer.model_wrapped = trainer.model
         trainer.accelerator.free_memory()
+        if isinstance(trainer.train_dataset, RollingTokens):
+            trainer.train_dataset.end()
     gc.collect()
     trainers[0].accelerator.end_training()
 

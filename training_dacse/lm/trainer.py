@@ -1,231 +1,213 @@
-"""`Trainer` for token sequences of several tasks: measures and balances them, stops at a NaN or a wall-clock budget.
+"""`Trainer` for token sequences of several tasks: measures and weighs them, stops at a NaN or a wall-clock budget.
 
-Knows batches as `TokenCollator` makes them; knows no audio.
+Knows batches as the collators make them; knows no audio.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PretrainedConfig, Trainer
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from .balancing import BALANCINGS
+from ..tokens.cache import TokenRows
+from ..tokens.collate import PackingCollator, TokenCollator, sequence_length
+from ..tokens.stream import HeldOutBatches, TokenStream
 from .callbacks import LogBeforeSave, TimeBudget
-from ..tokens.collate import IGNORED
-from .sampling import TaskSampler
-
-PRIOR_CLIPS = 4096  # at most, from all over the training clips, from which it is told how common codes are
-
-
-class TaskMeter:
-    """Adds up loss per task and correct predictions per codebook, on the device, until it is read."""
-
-    def __init__(self, tasks: Sequence[str], num_codebooks: int, device: torch.device):
-        self.tasks = list(tasks)
-        self.loss, self.tokens = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
-        self.correct, self.seen = torch.zeros(2, num_codebooks, dtype=torch.float64, device=device)
-
-    def add(self, task: Tensor, loss: Tensor, tokens: Tensor, codebook: Tensor, correct: Tensor) -> None:
-        """Counts one batch: summed loss and number of tokens of each row, codebook and hit of each predicted code."""
-        self.loss.index_add_(0, task, loss.double())
-        self.tokens.index_add_(0, task, tokens.double())
-        self.correct.index_add_(0, codebook, correct.double())
-        self.seen.index_add_(0, codebook, torch.ones_like(correct, dtype=torch.float64))
-
-    def read(self, accelerator, prefix: str) -> dict[str, float]:
-        """Means since the last reading, over all processes: `{prefix}loss/TASK`, `{prefix}accuracy/codebook_N`."""
-        sums = accelerator.reduce(torch.cat([self.loss, self.tokens, self.correct, self.seen]), "sum").tolist()
-        for total in (self.loss, self.tokens, self.correct, self.seen):
-            total.zero_()
-        loss, tokens = sums[: len(self.tasks)], sums[len(self.tasks) : 2 * len(self.tasks)]
-        correct, seen = sums[2 * len(self.tasks) :][: len(self.seen)], sums[-len(self.seen) :]
-        names = [f"{prefix}loss/{task}" for task in self.tasks]
-        names += [f"{prefix}accuracy/codebook_{number + 1}" for number in range(len(self.seen))]
-        means = zip(names, loss + correct, tokens + seen, strict=True)
-        return {name: total / count for name, total, count in means if count}
+from .meter import SpeedMeter, TaskMeter
+from .objective import Objective, TokenLosses, save_prior
+from .strategy import Strategy
 
 
-def log_prior(rows: Iterable[dict], layout: PretrainedConfig) -> Tensor:
-    """How common each clean code is among those of its codebook, as logarithms (vocabulary,); 0 for special ids.
+class StreamPlace(TrainerCallback, ExportableState):
+    """Keeps the place of a source of batches in the checkpoints."""
 
-    Args:
-        rows: clips with `clean` codes (codebook, frame).
-        layout: of the ids.
-    """
-    counts = torch.ones(layout.num_codebooks, layout.codebook_size)  # so that none is impossible
-    for row in rows:
-        clean = torch.as_tensor(row["clean"])[: layout.num_codebooks]
-        counts.scatter_add_(1, clean, torch.ones_like(clean, dtype=counts.dtype))
-    prior = torch.zeros(layout.vocab_size)
-    prior[layout.first_code_id :] = (counts / counts.sum(1, keepdim=True)).log().flatten()
-    return prior
+    def __init__(self, stream: TokenStream):
+        self.stream = stream
 
+    def state(self) -> dict:
+        return {"args": {}, "attributes": self.stream.state_dict()}
 
-def spoil_frames(ids: Tensor, labels: Tensor, num_codebooks: int, most: float) -> tuple[Tensor, Tensor]:
-    """Puts noisy frames in the place of some clean ones, a share of each row's that is drawn from 0 to `most`.
-
-    Args:
-        ids: batch of `TokenCollator`, padded on the right (row, token).
-        labels: its labels (row, token).
-        num_codebooks: tokens of a frame.
-        most: of a row's frames, 0 to 1.
-
-    Returns:
-        The ids, and labels that leave out what was replaced: both (row, token).
-    """
-    codes = (labels != IGNORED).sum(1, keepdim=True) - 1  # of the clean half; the last label is [eos]
-    token = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    place = token - codes - 2
-    drawn = torch.rand(ids.shape, device=ids.device) < most * torch.rand(len(ids), 1, device=ids.device)
-    spoiled = drawn.gather(1, place.clamp(min=0) // num_codebooks) & (place >= 0) & (place < codes)
-    noisy = ids.gather(1, (token - codes - 1).clamp(min=0))
-    return torch.where(spoiled, noisy, ids), labels.masked_fill(spoiled, IGNORED)
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.stream.load_state_dict(state.stateful_callbacks[type(self).__name__]["attributes"])
 
 
 class DacSeTrainer(Trainer):
-    """Trains on batches of `TokenCollator`.
-
-    Next-token cross-entropy on what follows `start_clean`; only those positions go through the output layer. With
-    `logit_adjustment` the logarithm of how common a code is, times this, is added to the logits in the loss (Menon et
-    al., arXiv 2007.07314), so that the model's own logits say how far the recording speaks for a code: where it is
-    unsure, greedy decoding then does not fall back on the commonest codes, which are those of silence.
+    """Trains on rows of tokens, from one source of batches that goes on where a checkpoint was written.
 
     Args:
-        tasks: names of the tasks, in the order of the numbers in the batches.
-        all_clips: by which it is told how common codes are; the training clips when left out.
-        kwargs: as for `Trainer`; `args` is a `DacSeTrainingArguments`.
+        model: of the token layout of the rows.
+        args: `DacSeTrainingArguments`.
+        train_dataset, eval_dataset: `TokenRows`, all of whose tasks are those of `train_dataset`.
+        strategy: how the tasks are served; that of `args` when left out.
+        objective: what is minimised; by `args` when left out.
+        kwargs: as for `Trainer`.
 
     Raises:
-        ValueError: a setting that the training clips or the launch do not allow.
+        ValueError: a setting that the launch or the model does not allow.
         FloatingPointError: while training, when the loss is no longer a number.
     """
 
-    def __init__(self, *args, tasks: Sequence[str], all_clips=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.tasks = list(tasks)
-        self.layout = self.model.config
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model,
+        args,
+        train_dataset: TokenRows,
+        eval_dataset: TokenRows,
+        strategy: Strategy | None = None,
+        objective: Objective | None = None,
+        **kwargs,
+    ):
+        config = model.config
+        flash = "flash" in (config._attn_implementation or "")
+        packed = args.batching == "packed"
+        collator = PackingCollator(config, flash) if packed else TokenCollator(config)
+        super().__init__(model, args, collator, train_dataset, eval_dataset, **kwargs)
+        self.layout, self.tasks = config, list(train_dataset.tasks)
+        self.strategy = strategy or Strategy.from_settings(self.tasks, args.sampling, args.weighting)
+        self.objective = objective or Objective(config, None, args.spoiled_frames)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            self.strategy.refuse_shards("FSDP" if self.is_fsdp_enabled else "DeepSpeed")
         self.train_meter, self.eval_meter = (
-            TaskMeter(tasks, self.layout.num_codebooks, self.args.device) for _ in range(2)
+            TaskMeter(self.tasks, config.num_codebooks, args.device) for _ in range(2)
         )
-        self.balancing = BALANCINGS[self.args.balancing](len(self.tasks))
-        self.refuse_what_cannot_work()
-        self.log_prior = None
-        if self.args.logit_adjustment:
-            rows = self.train_dataset if all_clips is None else all_clips
-            every = math.ceil(len(rows) / PRIOR_CLIPS)
-            prior = log_prior((rows[number] for number in range(0, len(rows), every)), self.layout)
-            self.log_prior = (self.args.logit_adjustment * prior).to(self.args.device)
-        self.add_callback(self.balancing)
-        self.step_sums = torch.zeros(3, len(tasks), device=self.args.device)  # loss, tokens, gradient norm of a step
+        self.speed_meter = SpeedMeter(config, args.device, args.peak_tflops)
+        self.step_sums = torch.zeros(3, len(self.tasks), device=args.device)  # loss, tokens, gradient norm of a step
+        self.stream = TokenStream(
+            train_dataset,
+            args.train_batch_size,
+            self.strategy.order,
+            args.seed if args.data_seed is None else args.data_seed,
+            args.batching,
+            lambda frames: sequence_length(frames, config.num_codebooks),
+            config.max_position_embeddings,
+            args.process_index,
+            args.world_size,
+        )
+        self.objective.check(self.model, self._prepare_inputs(TokenCollator(config)([eval_dataset[0]])))
+        self.add_callback(self.strategy.weighting)
+        self.add_callback(StreamPlace(self.stream))
         self.budget = None
-        if self.args.max_seconds:
-            self.budget = TimeBudget(self.args.max_seconds)
+        if args.max_seconds:
+            self.budget = TimeBudget(args.max_seconds)
             self.add_callback(self.budget)
         self.add_callback(LogBeforeSave())  # after whatever may ask for a checkpoint
 
-    def refuse_what_cannot_work(self) -> None:
-        """Raises where a setting would be ignored or fail in the middle of a run."""
-        if self.balancing.needs_gradient_norms and self.is_fsdp_enabled:
-            raise ValueError("gradnorm needs whole layers; FSDP shards them: choose uncertainty or dwa, or use DDP")
-        ordered = self.args.balanced_tasks or self.args.curriculum_steps
-        if (ordered or self.args.logit_adjustment) and not hasattr(self.train_dataset, "task_numbers"):
-            raise ValueError(
-                "balanced_tasks, curriculum_steps and logit_adjustment need a token cache: "
-                "leave on_the_fly and stream out"
-            )
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process, from the place where the run is, without end."""
+        if self.args.max_steps <= 0:
+            each_step = self.args.gradient_accumulation_steps * self.args.world_size
+            self.args.max_steps = math.ceil(self.args.num_train_epochs * self.stream.batches_of_epoch(0) / each_step)
+        return self.loader(self.train_dataset, self.data_collator, self.stream)
+
+    def loader(self, rows: TokenRows, collator, batches: Iterable[list]) -> DataLoader:
+        """Reads batches of places; its workers' random numbers are no draw from torch's global state."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            rows.storage,
+            batch_sampler=batches,
+            collate_fn=collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    # Loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        task = inputs["task"]
-        if model.training and self.args.spoiled_frames:
-            ids, labels = inputs["input_ids"], inputs["labels"]
-            ids, labels = spoil_frames(ids, labels, self.layout.num_codebooks, self.args.spoiled_frames)
-            inputs = inputs | {"input_ids": ids, "labels": labels}
-            if num_items_in_batch is not None:  # the library counts all labels
-                num_items_in_batch = num_items_in_batch * (1 - self.args.spoiled_frames / 2)
-        logits, targets = self.predict(model, inputs)
-        scores = logits.float() if self.log_prior is None else logits.float() + self.log_prior
-        flat = nn.functional.cross_entropy(
-            scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        row_loss, row_tokens = flat.view_as(targets).sum(1), (targets != IGNORED).sum(1)
-        self.measure(task, row_loss.detach(), row_tokens, logits.detach(), targets)
-        if model.training and self.args.balancing != "none":
-            self.watch_tasks(task, row_loss, row_tokens)
-            row_loss = row_loss * self.balancing.weights.to(row_loss)[task]
-        loss = row_loss.sum() / (row_tokens.sum() if num_items_in_batch is None else num_items_in_batch)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+        losses = self.objective(model, inputs)
+        self.measure(self.train_meter, losses)
+        weighted = losses.loss
+        if not self.strategy.weighting.is_trivial:
+            self.watch_tasks(model, losses)
+            weighted = weighted * self.strategy.weighting.weights.to(weighted)[losses.task]
+        trained = num_items_in_batch * self.objective.trained_share  # of this step, in all processes
+        loss = weighted.sum() / trained
+        if self.args.average_tokens_across_devices:  # the count is of all processes, whose gradients are averaged
             loss = loss * self.accelerator.num_processes
-        return (loss, {"loss": loss}) if return_outputs else loss
+        if self.strategy.anchor is not None:
+            pull = self.strategy.anchor.penalty(self.accelerator.unwrap_model(model))
+            loss = loss + pull / self.current_gradient_accumulation_steps
+        return loss
 
-    def predict(self, model, inputs) -> tuple[Tensor, Tensor]:
-        """Logits (row, token, id) and what they are of, (row, token): from the first that any row is trained on."""
-        labels = inputs["labels"]
-        first = int((labels != IGNORED).any(0).float().argmax())
-        logits = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs.get("attention_mask"),
-            logits_to_keep=labels.shape[1] - first + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        return logits, labels[:, first:]
+    def watch_tasks(self, model, losses: TokenLosses) -> None:
+        """Adds a batch to what the weighting is told after the step."""
+        tokens = torch.ones_like(losses.loss)
+        sums = torch.zeros_like(self.step_sums)
+        sums[0].index_add_(0, losses.task, losses.loss.detach())
+        sums[1].index_add_(0, losses.task, tokens)
+        norms = self.strategy.weighting.gradient_norms(self.accelerator.unwrap_model(model), losses.task, losses.loss)
+        if norms is not None:
+            sums[2] = norms * sums[1]
+        self.step_sums += sums
 
-    def watch_tasks(self, task: Tensor, row_loss: Tensor, row_tokens: Tensor) -> None:
-        """Adds a batch to what the balancing is told after the step."""
-        self.step_sums[0].index_add_(0, task, row_loss.detach())
-        self.step_sums[1].index_add_(0, task, row_tokens.float())
-        if self.balancing.needs_gradient_norms:
-            shared = self.accelerator.unwrap_model(self.model).model.layers[-1].mlp.down_proj.weight
-            for number in task.unique():
-                mean = row_loss[task == number].sum() / row_tokens[task == number].sum()
-                (gradient,) = torch.autograd.grad(mean, shared, retain_graph=True)
-                self.step_sums[2, number] += gradient.norm() * row_tokens[task == number].sum()
-
-    def training_step(self, *args, **kwargs):
-        loss = super().training_step(*args, **kwargs)
-        if self.args.balancing != "none" and self.accelerator.sync_gradients:
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.stream.advance()
+        self.speed_meter.add(lengths_of(inputs))
+        if not self.strategy.weighting.is_trivial and self.accelerator.sync_gradients:
             loss_sum, tokens, norm_sum = self.accelerator.reduce(self.step_sums, "sum").cpu()
             count = tokens.clamp(min=1)
-            self.balancing.update(loss_sum / count, tokens > 0, norm_sum / count)
+            self.strategy.weighting.update(loss_sum / count, tokens > 0, norm_sum / count)
             self.step_sums.zero_()
         return loss
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not hasattr(dataset, "task_numbers"):
-            return super()._get_train_sampler(train_dataset)
-        return TaskSampler(
-            dataset.task_numbers,
-            dataset.snr_db,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            balanced=self.args.balanced_tasks,
-            curriculum_examples=self.args.curriculum_steps
-            * self.args.train_batch_size
-            * self.args.gradient_accumulation_steps
-            * self.args.world_size,
-        )
+    @torch.no_grad()
+    def measure(self, meter: TaskMeter, losses: TokenLosses) -> None:
+        """Adds a batch to the meter of training or evaluation."""
+        codes = losses.target - self.layout.first_code_id
+        is_code = codes >= 0
+        codebook = codes[is_code] // self.layout.codebook_size
+        meter.add(losses.task, losses.loss.detach(), codebook, (losses.likeliest == losses.target)[is_code])
+
+    # Evaluation
 
     @torch.no_grad()
-    def measure(self, task: Tensor, loss: Tensor, tokens: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Adds a batch to the meter of training or evaluation."""
-        codes = targets - self.layout.first_code_id
-        is_code = codes >= 0
-        codebook = torch.where(is_code, codes // self.layout.codebook_size, 0)
-        correct = (logits.argmax(-1) == targets) & is_code
-        meter = self.train_meter if self.model.training else self.eval_meter
-        meter.add(task, loss, tokens, codebook[is_code], correct[is_code])
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Measures every held-out clip once: losses are means over tokens, however many processes share the clips."""
+        model, batches = self.model, dataloader.batch_sampler
+        if not self.accelerator._models:  # nothing was trained yet
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        was_training = model.training
+        model.eval()
+        for number, batch in enumerate(dataloader):
+            losses = self.objective(model, self._prepare_inputs(batch))
+            if number < batches.counted:  # the others keep pace with processes that have one more
+                self.measure(self.eval_meter, losses)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        model.train(was_training)
+        metrics = self.eval_meter.read(self.accelerator, f"{metric_key_prefix}_")
+        return EvalLoopOutput(None, None, metrics, len(batches.rows))
+
+    def get_eval_dataloader(self, eval_dataset: TokenRows | None = None) -> DataLoader:
+        """This process's batches of held-out clips, each of like lengths."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        batches = HeldOutBatches(rows, self.args.eval_batch_size, self.args.process_index, self.args.world_size)
+        return self.loader(rows, TokenCollator(self.layout), batches)
+
+    # Logs and files
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
             logs.update(self.train_meter.read(self.accelerator, ""))
-            if self.args.balancing != "none":
-                weights = zip(self.tasks, self.balancing.weights.tolist(), strict=True)
+            logs.update(self.speed_meter.read())
+            if not self.strategy.weighting.is_trivial:
+                weights = zip(self.tasks, self.strategy.weighting.weights.tolist(), strict=True)
                 logs.update({f"weight/{task}": weight for task, weight in weights})
             self.stop_unless_finite(logs)
-        if "eval_loss" in logs:
-            logs.update(self.eval_meter.read(self.accelerator, "eval_"))
+        self.state.epoch = self.stream.epochs
         super().log(logs, start_time)
 
     def _save(self, output_dir=None, state_dict=None):
@@ -240,6 +222,8 @@ class DacSeTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             model.__class__ = sharded
+        if self.objective.log_prior is not None:
+            save_prior(self.objective.log_prior, output_dir or self.args.output_dir)
 
     def stop_unless_finite(self, logs: dict[str, float]) -> None:
         """Raises before a checkpoint with broken weights is written."""
@@ -263,3 +247,12 @@ class DacSeTrainer(Trainer):
 
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
+
+
+def lengths_of(batch: dict[str, Tensor]) -> Tensor:
+    """Tokens of each sequence of a batch, without padding, (sequence,)."""
+    if "example" in batch:
+        return batch["example"].flatten().bincount()
+    mask = batch.get("attention_mask")
+    rows, tokens = batch["input_ids"].shape
+    return torch.full((rows,), tokens) if mask is None else mask.sum(1)

@@ -1,252 +1,124 @@
-"""Pairs turned into codes: the token cache on disk and the data set a trainer reads. Knows no degradation, no model.
+"""Rows of tokens to train on and to measure by: some of those in shards. Knows no file format, no model."""
 
-A cache is a folder of parquet shards and a `cache.json` that says what it was made from. A row holds `index`, `task`,
-`snr_db` (lowest ratio of its degradations, infinite when there is none), `parameters` (JSON), and `noisy` and `clean`
-codes, flattened frame by frame.
-"""
-
-import hashlib
-import json
-import multiprocessing
-import zlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from itertools import groupby
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import torch
-from datasets import Audio, Dataset, Features, IterableDataset, List, Value
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import DacModel
-from transformers.utils import cached_file
+from torch.utils.data import Dataset
+from transformers import PretrainedConfig
 
-from processing_dacse.codec_dacse import encode_in_pieces, load_codec
-
-from ..clips.recipe import lowest_snr
-from ..clips.sources import Clips
-
-CODEC_FOLDER = "audio_tokenizer"  # where a processor keeps its codec
-CACHE_FEATURES = Features(
-    {
-        "index": Value("int64"),
-        "task": Value("string"),
-        "snr_db": Value("float32"),
-        "parameters": Value("string"),
-        "noisy": List(Value("int16")),
-        "clean": List(Value("int16")),
-    }
-)
+from .shards import SIDES, Shards
 
 
-def find_codec(path: str | Path) -> DacModel:
-    """The codec in a folder or repository, also where it stands inside a processor's (`audio_tokenizer/`)."""
-    inside = cached_file(path, "config.json", subfolder=CODEC_FOLDER, _raise_exceptions_for_missing_entries=False)
-    return load_codec(path, **({"subfolder": CODEC_FOLDER} if inside else {})).eval()
+class TokenRows(Dataset):
+    """What a training run asks of its rows. Row by row: `task_numbers`, `difficulty` and `num_frames`, (row,).
+
+    A row is a dict of `noisy` and `clean` codes (codebook, frame) and the number of its `task` in `tasks`.
+    `difficulty` is the share of codes that a degradation has changed.
+    """
+
+    tasks: list[str]
+    task_numbers: Tensor
+    difficulty: Tensor
+    num_frames: Tensor
+
+    def of_epoch(self, epoch: int) -> "TokenRows":
+        """The rows that an epoch draws from: these, unless other ones take their places."""
+        return self
+
+    @property
+    def storage(self) -> Dataset:
+        """What rows are read from, by their places."""
+        return self
+
+    def places(self, numbers: Sequence[int]) -> list:
+        """Where in the storage rows are."""
+        return list(numbers)
 
 
-def codec_fingerprint(codec: DacModel) -> str:
-    """Changes with any weight or shape that decides about codes; the decoder may be trained further."""
-    digest = hashlib.sha256()
-    decisive = {name: tensor for name, tensor in codec.state_dict().items() if not name.startswith("decoder.")}
-    for name, tensor in sorted(decisive.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-@torch.inference_mode()
-def encode_pairs(codec: DacModel, pairs: list[dict]) -> list[tuple[Tensor, Tensor]]:
-    """Codes (codebook, frame) of each pair's noisy and clean waveform; neighbours of one length share a batch."""
-    codes = []
-    for _, group in groupby(pairs, key=lambda pair: pair["clean"].shape[-1]):
-        group = list(group)
-        waveforms = torch.stack([torch.from_numpy(pair[side][0]) for side in ("noisy", "clean") for pair in group])
-        encoded = encode_in_pieces(codec, waveforms.to(codec.device)).cpu()
-        codes += list(zip(encoded[: len(group)], encoded[len(group) :], strict=True))
-    return codes
-
-
-def build_token_cache(
-    folder: str | Path,
-    pairs,
-    codec_path: str | Path,
-    count: int | None = None,
-    num_processes: int = 1,
-    shard_size: int = 256,
-    batch_size: int = 16,
-    device: str | None = None,
-) -> "TokenCache":
-    """Encodes pairs `0 .. count - 1` into `folder` and opens it; shards that are already there are kept.
+class TokenCache(TokenRows):
+    """The rows of all shards of a folder or of a data set on the Hub, or of some.
 
     Args:
-        folder: of the cache. Shards are renamed when whole, so a killed run goes on where it was.
-        pairs: `DegradedPairs` or `PairedFiles`.
-        codec_path: folder or repository of the codec.
-        count: number of pairs; all of them when left out.
-        num_processes: processes that degrade and encode; more than one share the cores, one thread each.
-        shard_size: pairs per parquet file.
-        batch_size: pairs encoded together.
-        device: where this process encodes what the others degrade, such as "cuda"; when left out every process does
-            both, on the CPU.
+        source: `Shards`, or what they are in.
+        part: folder inside it.
+        numbers: of shards; all when left out.
+        num_codebooks: how many of the first codebooks of a row are given; all when left out.
 
     Raises:
-        ValueError: `folder` holds a cache made with another codec, recipe or speech.
+        FileNotFoundError: there are none, or some are missing.
     """
-    folder = Path(folder)
-    codec = find_codec(codec_path)
-    count = len(pairs) if count is None else count
-    description = {
-        "codec": codec_fingerprint(codec),
-        "pairs": pairs.fingerprint,
-        "tasks": pairs.tasks,
-        "shard_size": shard_size,
-        "num_codebooks": codec.config.n_codebooks,
-        "codebook_size": codec.config.codebook_size,
-        "sampling_rate": codec.config.sampling_rate,
-        "hop_length": codec.config.hop_length,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    claim(folder, description)
-    shards = [range(first, min(first + shard_size, count)) for first in range(0, count, shard_size)]
-    missing = [shard for shard in shards if not shard_path(folder, shard).exists()]
-    if device is not None:
-        write_shards(pairs, codec.to(device), folder, missing, batch_size, num_processes)
-    elif num_processes > 1 and missing:
-        setup = (pairs, str(codec_path), folder, batch_size)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_processes, context, start_worker, setup) as pool:
-            list(tqdm(pool.map(work, missing), "token cache", len(missing), unit="shard"))
-    else:
-        for shard in tqdm(missing, "token cache", unit="shard", disable=not missing):
-            write_shard(pairs, codec, folder, shard, batch_size)
-    return TokenCache(folder, count)
 
-
-def claim(folder: Path, description: dict) -> None:
-    """Writes what the cache is made from, or compares it with what is written."""
-    path = folder / "cache.json"
-    if not path.exists():
-        path.with_suffix(".tmp").write_text(json.dumps(description, indent=2) + "\n")
-        path.with_suffix(".tmp").rename(path)
-        return
-    found = json.loads(path.read_text())
-    for key, value in description.items():
-        if found[key] != value:
-            raise ValueError(
-                f"{folder}: this cache was made with another {key} ({found[key]}, now {value}); "
-                "give another cache folder or delete this one"
+    def __init__(
+        self,
+        source: str | Path | Shards,
+        part: str = "",
+        numbers: Sequence[int] | None = None,
+        num_codebooks: int | None = None,
+    ):
+        self.shards = source if isinstance(source, Shards) else Shards(source, part)
+        self.num_codebooks = num_codebooks or self.shards.description["num_codebooks"]
+        rows = self.shards.rows()
+        numbers = range(max(rows, default=-1) + 1) if numbers is None else numbers
+        missing = [number for number in numbers if number not in rows]
+        if missing or not numbers:
+            raise FileNotFoundError(
+                f"{self.shards}: shards {', '.join(map(str, missing[:5])) or 'of tokens'} are missing; run `dacse "
+                "tokenize` again, with each --shard I/N"
             )
-
-
-def shard_path(folder: Path, shard: range) -> Path:
-    """The last shard of a cache may be shorter than the others: its name says where it ends."""
-    return folder / f"tokens-{shard.start:08d}-{shard.stop:08d}.parquet"
-
-
-def write_shard(pairs, codec: DacModel, folder: Path, shard: range, batch_size: int) -> None:
-    """Degrades, encodes and writes one shard."""
-    rows = []
-    for indices in batches(shard, batch_size):
-        rows += encoded_rows(codec, indices, [pairs[index] for index in indices])
-    save_shard(folder, shard, rows)
-
-
-def write_shards(
-    pairs, codec: DacModel, folder: Path, shards: list[range], batch_size: int, num_processes: int
-) -> None:
-    """Encodes and writes shards in this process, on the device of the codec, while others degrade."""
-    wanted = [indices for shard in shards for indices in batches(shard, batch_size)]
-    # pairs leave their process as they are
-    degraded = iter(DataLoader(pairs, batch_sampler=wanted, num_workers=num_processes, collate_fn=list))
-    for shard in tqdm(shards, "token cache", unit="shard", disable=not shards):
-        rows = []
-        for indices in batches(shard, batch_size):
-            rows += encoded_rows(codec, indices, next(degraded))
-        save_shard(folder, shard, rows)
-
-
-def batches(shard: range, batch_size: int) -> list[range]:
-    """
-    >>> batches(range(4, 9), 2)
-    [range(4, 6), range(6, 8), range(8, 9)]
-    """
-    return [shard[first : first + batch_size] for first in range(0, len(shard), batch_size)]
-
-
-def encoded_rows(codec: DacModel, indices: range, pairs: list[dict]) -> list[dict]:
-    """Rows of a cache."""
-    rows = []
-    for index, pair, (noisy, clean) in zip(indices, pairs, encode_pairs(codec, pairs), strict=True):
-        row = {"index": index, "task": pair["task"], "snr_db": lowest_snr(pair["parameters"])}
-        codes = {"noisy": noisy.T.flatten().tolist(), "clean": clean.T.flatten().tolist()}
-        rows.append({**row, "parameters": json.dumps(pair["parameters"]), **codes})
-    return rows
-
-
-def save_shard(folder: Path, shard: range, rows: list[dict]) -> None:
-    """Writes one shard, whole or not at all."""
-    path = shard_path(folder, shard)
-    Dataset.from_list(rows, features=CACHE_FEATURES).to_parquet(path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").rename(path)
-
-
-worker = {}  # what a process of the pool was given: pairs, codec, folder, batch size
-
-
-def start_worker(pairs, codec_path: str, folder: Path, batch_size: int) -> None:
-    """Loads the codec once per process."""
-    torch.set_num_threads(1)
-    worker.update(pairs=pairs, codec=find_codec(codec_path), folder=folder, batch_size=batch_size)
-
-
-def work(shard: range) -> None:
-    """Writes one shard in a process of the pool."""
-    write_shard(worker["pairs"], worker["codec"], worker["folder"], shard, worker["batch_size"])
-
-
-class TokenCache(torch.utils.data.Dataset):
-    """The rows of a cache as tensors: `noisy` and `clean` codes (codebook, frame) and `task`, an index into `tasks`.
-
-    Args:
-        folder: of the cache.
-        count: how many of its first rows; all when left out.
-        num_codebooks: how many of the first codebooks; all when left out.
-    """
-
-    def __init__(self, folder: str | Path, count: int | None = None, num_codebooks: int | None = None):
-        self.folder = Path(folder)
-        shards = sorted(self.folder.glob("tokens-*.parquet"))
-        if not shards:
-            raise FileNotFoundError(f"{folder}: no token cache (no tokens-*.parquet)")
-        self.description = json.loads((self.folder / "cache.json").read_text())
-        tables = {shard.stem.split("-")[1]: shard for shard in shards}  # a cache that grew holds its last shard twice
-        # an Arrow copy beside the shards is mapped, not read: a cache may be larger than the memory
-        rows = Dataset.from_parquet([str(shard) for shard in tables.values()], cache_dir=str(self.folder / "arrow"))
-        self.rows = rows.select(range(min(len(rows), count or len(rows))))
-        self.num_codebooks = num_codebooks or self.description["num_codebooks"]
-        self.tasks: list[str] = self.description["tasks"]
+        self.place_of = np.concatenate(
+            [np.stack([np.full(rows[n], n), np.arange(rows[n])], axis=1) for n in numbers]
+        )  # (row, 2): shard and row in it
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.place_of)
 
     def __getitem__(self, index: int) -> dict:
-        row, width = self.rows[index], self.description["num_codebooks"]
-        codes = {side: torch.tensor(row[side]).view(-1, width).T[: self.num_codebooks] for side in ("noisy", "clean")}
-        return {**codes, "task": self.tasks.index(row["task"])}
+        (place,) = self.places([index])
+        return self.storage[place]
 
     @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return self.shards.tasks
+
+    @property
+    def storage(self) -> "FirstCodebooks":
+        """What rows are read from, by their places."""
+        return FirstCodebooks(self.shards, self.num_codebooks)
+
+    def places(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the storage rows are."""
+        return list(map(tuple, self.place_of[np.asarray(numbers, dtype=np.int64)].tolist()))
+
+    def column(self, name: str) -> Tensor | list:
+        """What all rows hold under a name, (row,)."""
+        columns = []
+        for number in dict.fromkeys(self.place_of[:, 0].tolist()):
+            rows = self.place_of[self.place_of[:, 0] == number, 1]
+            columns.append(self.shards.table(number)[name].take(rows).combine_chunks())
+        column = pyarrow.concat_arrays(columns)
+        return column.to_pylist() if pyarrow.types.is_string(column.type) else torch.tensor(column.to_numpy())
+
+    @cached_property
     def task_numbers(self) -> Tensor:
         """The task of every row, (row,)."""
-        return torch.tensor([self.tasks.index(task) for task in self.rows["task"][:]])
+        return torch.tensor([self.tasks.index(task) for task in self.column("task")])
 
-    @property
-    def snr_db(self) -> Tensor:
-        """The lowest ratio of every row, (row,)."""
-        return torch.tensor(self.rows["snr_db"][:])
+    @cached_property
+    def difficulty(self) -> Tensor:
+        """The share of codes that differ from side to side, of every row, (row,)."""
+        return self.column("changed")
+
+    @cached_property
+    def num_frames(self) -> Tensor:
+        """The length of every row, (row,)."""
+        return self.column("frames")
 
     def only(self, *tasks: str) -> "TokenCache":
         """The rows of some tasks; the numbers of the tasks stay.
@@ -254,74 +126,53 @@ class TokenCache(torch.utils.data.Dataset):
         Raises:
             ValueError: there is no row of a task.
         """
+        there = {self.tasks[number] for number in self.task_numbers.unique().tolist()}
         for task in tasks:
-            if task not in set(self.rows["task"]):
-                raise ValueError(
-                    f"{self.folder}: no clip of task {task!r}; there are {', '.join(set(self.rows['task']))}"
-                )
-        return self.pick([number for number, task in enumerate(self.rows["task"]) if task in tasks])
+            if task not in there:
+                raise ValueError(f"{self.shards}: no clip of task {task!r}; there are {', '.join(sorted(there))}")
+        wanted = torch.tensor([self.tasks.index(task) for task in tasks])
+        return self.pick(torch.isin(self.task_numbers, wanted).nonzero().flatten())
 
-    def pick(self, numbers: Sequence[int]) -> "TokenCache":
-        """Some rows, by their numbers."""
+    def pick(self, numbers: Sequence[int] | Tensor) -> "TokenCache":
+        """Some rows, by their numbers, in the order of their shards."""
         part = copy(self)
-        part.rows = self.rows.select(numbers)
+        for name in ("task_numbers", "difficulty", "num_frames"):
+            part.__dict__.pop(name, None)
+        part.place_of = self.place_of[np.sort(np.asarray(numbers, dtype=np.int64))]
         return part
 
+    def check_fits(self, config: PretrainedConfig) -> None:
+        """
+        Raises:
+            ValueError: the tokens are none of a model's: another grid, or clips longer than its context.
+        """
+        made = self.shards.description
+        grid = (self.num_codebooks, made["codebook_size"])
+        if grid != (config.num_codebooks, config.codebook_size):
+            raise ValueError(
+                f"{self.shards} holds codes of {grid[0]} codebooks of {grid[1]}, and the model speaks "
+                f"{config.num_codebooks} of {config.codebook_size}; make tokens with the codec the model was trained "
+                "with (dacse tokenize --codec MODEL)"
+            )
+        longest = int(self.num_frames.max())
+        if longest > config.max_frames:
+            raise ValueError(
+                f"{self.shards} holds clips of {longest} frames, but the model's context holds {config.max_frames}; "
+                "make shorter ones (dacse tokenize --max-seconds) or give a model of a longer context"
+            )
+        if config.window_frames not in (None, longest) or config.window_frames and self.num_frames.min() < longest:
+            raise ValueError(
+                f"the model takes windows of {config.window_frames} frames, and {self.shards} holds clips of "
+                f"{int(self.num_frames.min())} to {longest}; make them of one length (dacse tokenize --whole)"
+            )
 
-class TokensOnTheFly(torch.utils.data.Dataset):
-    """Rows like a cache's, degraded and encoded when they are asked for (by the workers of a loader).
 
-    Args:
-        pairs: `DegradedPairs` or `PairedFiles`.
-        codec: encodes them.
-        count: how many pairs an epoch has.
-        num_codebooks: how many of the first codebooks; all when left out.
-    """
+class FirstCodebooks(Dataset):
+    """Rows of shards, of which the first codebooks are given."""
 
-    def __init__(self, pairs, codec: DacModel, count: int, num_codebooks: int | None = None):
-        self.pairs, self.codec, self.count, self.tasks = pairs, codec, count, pairs.tasks
-        self.num_codebooks = num_codebooks or codec.config.n_codebooks
+    def __init__(self, shards: Shards, num_codebooks: int):
+        self.shards, self.num_codebooks = shards, num_codebooks
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict:
-        pair = self.pairs[index]
-        noisy, clean = encode_pairs(self.codec, [pair])[0]
-        width = self.num_codebooks
-        return {"noisy": noisy[:width], "clean": clean[:width], "task": self.tasks.index(pair["task"])}
-
-
-def stream_tokens(
-    stream: IterableDataset, pairs, codec: DacModel, num_codebooks: int | None = None
-) -> IterableDataset:
-    """Rows like a cache's from a streamed data set with an `audio` column; too short recordings are left out.
-
-    A clip is drawn by `pairs.seed` and the name of its recording, or its bytes: the same in any process, worker or
-    order. A launcher that shards the stream (`dispatch_batches=False`) gives every process clips of its own.
-
-    Args:
-        stream: a streamed data set of clean speech.
-        pairs: `DegradedPairs`, for its recipe and its grid; its recordings are not read.
-        codec: encodes the clips.
-        num_codebooks: how many of the first codebooks; all when left out.
-    """
-
-    def tokenize(batch: dict) -> dict:
-        (audio,) = batch["audio"]
-        clips = Clips([audio])
-        name = Path(audio["path"]).name.encode() if audio["path"] else audio["bytes"]
-        try:
-            if clips.duration(0) < pairs.recipe.clip_seconds[0]:
-                return {"noisy": [], "clean": [], "task": []}
-            pair = pairs.degrade(clips, 0, np.random.default_rng((pairs.seed, zlib.crc32(name))))
-        except (OSError, ValueError) as error:
-            pairs.skip_or_raise(error)
-            return {"noisy": [], "clean": [], "task": []}
-        noisy, clean = encode_pairs(codec, [pair])[0]
-        codes = {"noisy": [noisy[:num_codebooks].tolist()], "clean": [clean[:num_codebooks].tolist()]}
-        return {**codes, "task": [pairs.tasks.index(pair["task"])]}
-
-    undecoded = stream.cast_column("audio", Audio(decode=False))
-    one_by_one = {"batched": True, "batch_size": 1}  # a batch may lose its row
-    return undecoded.map(tokenize, remove_columns=stream.column_names, **one_by_one).with_format("torch")
+    def __getitem__(self, place: tuple[int, int]) -> dict:
+        row = self.shards[place]
+        return row | {side: row[side][: self.num_codebooks] for side in SIDES}

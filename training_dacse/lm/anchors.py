@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 
-class Anchor(TrainerCallback):
-    """Adds the gradient of `strength / 2 * sum(importance * (weight - anchor) ** 2)` before every optimizer step.
+class Anchor:
+    """The pull `strength / 2 * sum(importance * (weight - anchor) ** 2)`, a part of what is minimised.
 
     With importance 1 this is L2-SP (Li, Grandvalet, Davoine 2018, arXiv 1802.01483, eq. 2); with the diagonal Fisher
     information it is EWC (Kirkpatrick et al. 2017, arXiv 1612.00796, eq. 3).
@@ -23,13 +22,14 @@ class Anchor(TrainerCallback):
         self.strength, self.importance = strength, importance
         self.anchor = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
-    @torch.no_grad()
-    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
-        for name, weight in getattr(model, "module", model).named_parameters():
-            if weight.grad is None:  # frozen
-                continue
-            pull = self.strength * (weight - self.anchor[name])
-            weight.grad += pull if self.importance is None else pull * self.importance[name]
+    def penalty(self, model: nn.Module) -> Tensor:
+        """The pull on a model's trained weights."""
+        total = next(model.parameters()).new_zeros((), dtype=torch.float32)
+        for name, weight in model.named_parameters():
+            if weight.requires_grad:
+                squares = (weight - self.anchor[name]).square()
+                total = total + (squares if self.importance is None else squares * self.importance[name]).sum()
+        return self.strength / 2 * total
 
 
 def fisher_information(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -44,7 +44,8 @@ def fisher_information(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, 
         model.zero_grad()
         loss.backward()
         for name, weight in model.named_parameters():
-            squares[name] += weight.grad.square()
+            if weight.grad is not None:  # not frozen
+                squares[name] += weight.grad.square()
     model.zero_grad()
     mean = sum(square.sum() for square in squares.values()) / sum(square.numel() for square in squares.values())
     return {name: square / mean for name, square in squares.items()}

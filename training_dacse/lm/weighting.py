@@ -1,27 +1,35 @@
-"""Weights for the losses of tasks that pull unevenly: uncertainty, GradNorm, dynamic weight average.
+"""Weights for the losses of tasks that pull unevenly: fixed, uncertainty, GradNorm, dynamic weight average.
 
 Each is a callback that is told the mean loss of every task after each optimizer step and holds `weights` (task,); its
-state travels in the checkpoint's `trainer_state.json`. Knows numbers only; no model, no data.
+state travels in the checkpoint's `trainer_state.json`. Knows numbers only; no data. A new one is a class in this file
+and its name in `WEIGHTINGS`.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 
-class Balancing(TrainerCallback, ExportableState):
+class Weighting(TrainerCallback, ExportableState):
     """Equal weights that never change; the others subclass it.
 
     Args:
-        num_tasks: how many losses there are.
+        tasks: whose losses are weighted, by their numbers.
     """
 
     remembered: tuple[str, ...] = ()  # tensors that a checkpoint must hold
-    needs_gradient_norms = False
+    is_trivial = True  # nothing is to be weighted or told
+    needs_whole_layers = False
 
-    def __init__(self, num_tasks: int):
-        self.weights = torch.ones(num_tasks)
+    def __init__(self, tasks: Sequence[str]):
+        self.tasks, self.weights = list(tasks), torch.ones(len(tasks))
+
+    def gradient_norms(self, model: nn.Module, task: Tensor, token_loss: Tensor) -> Tensor | None:
+        """What `update` is to be told of a batch's gradients, (task,), for those that ask for it."""
+        return None
 
     def update(self, losses: Tensor, present: Tensor, gradient_norms: Tensor | None = None) -> None:
         """Moves the weights after a step.
@@ -29,7 +37,7 @@ class Balancing(TrainerCallback, ExportableState):
         Args:
             losses: mean loss of each task in the step, (task,).
             present: which tasks had any clip in it, (task,).
-            gradient_norms: norm of each task's unweighted gradient at the last shared layer, (task,).
+            gradient_norms: norm of each task's unweighted gradient at a layer that all share, (task,).
         """
 
     def state(self) -> dict:
@@ -41,7 +49,30 @@ class Balancing(TrainerCallback, ExportableState):
             setattr(self, name, torch.tensor(value))
 
 
-class Uncertainty(Balancing):
+class FixedWeights(Weighting):
+    """Weights that somebody chose.
+
+    Args:
+        tasks: as in `Weighting`.
+        weights: by task; 1 where left out.
+
+    Raises:
+        ValueError: a task that is not there, or a weight below 0.
+    """
+
+    is_trivial = False
+
+    def __init__(self, tasks: Sequence[str], weights: Mapping[str, float]):
+        super().__init__(tasks)
+        for task, weight in weights.items():
+            if task not in self.tasks or weight < 0:
+                raise ValueError(
+                    f"weight of task {task!r} is {weight}; the tasks are {', '.join(tasks)}, none below 0"
+                )
+            self.weights[self.tasks.index(task)] = weight
+
+
+class Uncertainty(Weighting):
     """Homoscedastic uncertainty (Kendall, Gal, Cipolla 2018, arXiv 1705.07115, eq. 10 with s = log sigma^2).
 
     Minimises `exp(-s) * loss + s / 2` over s by gradient descent, task by task; the weight is `exp(-s)`. With a
@@ -49,10 +80,11 @@ class Uncertainty(Balancing):
     """
 
     remembered = ("log_variance", "weights")
+    is_trivial = False
 
-    def __init__(self, num_tasks: int, learning_rate: float = 0.05):
-        super().__init__(num_tasks)
-        self.learning_rate, self.log_variance = learning_rate, torch.zeros(num_tasks)
+    def __init__(self, tasks: Sequence[str], learning_rate: float = 0.05):
+        super().__init__(tasks)
+        self.learning_rate, self.log_variance = learning_rate, torch.zeros(len(tasks))
 
     def update(self, losses, present, gradient_norms=None):
         slope = 0.5 - torch.exp(-self.log_variance) * losses
@@ -60,7 +92,7 @@ class Uncertainty(Balancing):
         self.weights = torch.exp(-self.log_variance)
 
 
-class GradNorm(Balancing):
+class GradNorm(Weighting):
     """GradNorm (Chen et al. 2018, arXiv 1711.02257, algorithm 1).
 
     Moves the weights so that the weighted gradient norms meet `mean norm * (relative inverse training rate) ** alpha`;
@@ -68,12 +100,21 @@ class GradNorm(Balancing):
     """
 
     remembered = ("first_losses", "weights")
-    needs_gradient_norms = True
+    needs_whole_layers = True
+    is_trivial = False
 
-    def __init__(self, num_tasks: int, alpha: float = 1.5, learning_rate: float = 0.025):
-        super().__init__(num_tasks)
+    def __init__(self, tasks: Sequence[str], alpha: float = 1.5, learning_rate: float = 0.025):
+        super().__init__(tasks)
         self.alpha, self.learning_rate = alpha, learning_rate
-        self.first_losses = torch.full((num_tasks,), float("nan"))
+        self.first_losses = torch.full((len(tasks),), float("nan"))
+
+    def gradient_norms(self, model, task, token_loss):
+        shared, norms = last_trained(model), torch.zeros(len(self.tasks), device=token_loss.device)
+        for number in task.unique().tolist():
+            mean = token_loss[task == number].mean()
+            gradients = torch.autograd.grad(mean, shared, retain_graph=True)
+            norms[number] = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        return norms
 
     def update(self, losses, present, gradient_norms=None):
         self.first_losses = torch.where(present & self.first_losses.isnan(), losses, self.first_losses)
@@ -89,7 +130,7 @@ class GradNorm(Balancing):
         self.weights = moved * len(moved) / moved.sum()
 
 
-class DynamicWeightAverage(Balancing):
+class DynamicWeightAverage(Weighting):
     """Dynamic weight average (Liu, Johns, Davison 2019, arXiv 1803.10704, eq. 7).
 
     The weight of a task is a softmax, at temperature 2, over how its loss changed between the last two periods; the
@@ -98,12 +139,13 @@ class DynamicWeightAverage(Balancing):
     """
 
     remembered = ("total", "count", "steps", "last", "before", "weights")
+    is_trivial = False
 
-    def __init__(self, num_tasks: int, period: int = 20, temperature: float = 2.0):
-        super().__init__(num_tasks)
+    def __init__(self, tasks: Sequence[str], period: int = 20, temperature: float = 2.0):
+        super().__init__(tasks)
         self.period, self.temperature = period, temperature
-        self.total, self.count = torch.zeros(num_tasks), torch.zeros(num_tasks)
-        self.last = self.before = torch.full((num_tasks,), float("nan"))
+        self.total, self.count = torch.zeros(len(tasks)), torch.zeros(len(tasks))
+        self.last = self.before = torch.full((len(tasks),), float("nan"))
         self.steps = torch.tensor(0)
 
     def update(self, losses, present, gradient_norms=None):
@@ -118,4 +160,25 @@ class DynamicWeightAverage(Balancing):
         self.weights = len(ratio) * torch.softmax(ratio / self.temperature, 0)
 
 
-BALANCINGS = {"none": Balancing, "uncertainty": Uncertainty, "gradnorm": GradNorm, "dwa": DynamicWeightAverage}
+WEIGHTINGS: dict[str, type[Weighting]] = {
+    "equal": Weighting,
+    "fixed": FixedWeights,
+    "uncertainty": Uncertainty,
+    "gradnorm": GradNorm,
+    "dwa": DynamicWeightAverage,
+}
+
+
+def last_trained(model: nn.Module) -> list[nn.Parameter]:
+    """The trained matrices of the last projection that has any: in a whole model one, in an adapter two.
+
+    Raises:
+        ValueError: nothing is trained in the last layer.
+    """
+    layers = next(module for name, module in model.named_modules() if name.endswith(".layers"))
+    trained = [(name, weight) for name, weight in layers[-1].named_parameters() if weight.requires_grad]
+    matrices = [(name, weight) for name, weight in trained if weight.dim() == 2]
+    if not matrices:
+        raise ValueError("no matrix of the last layer is trained; gradnorm has nothing to measure at")
+    projection = matrices[-1][0].split(".lora_")[0]
+    return [weight for name, weight in matrices if name.startswith(projection)]
