@@ -1,9 +1,9 @@
-"""A Llama's layers over buffers of keys and values, for prompts and the tokens behind them. Knows no codebook or id.
+"""A Llama's layers over buffers of keys and values, for prompts and the tokens after them. Knows no codebook or id.
 
 The library's layers are made to be read and changed; these are made to be run, token by token, on weights that do not
 change meanwhile: projections of one input are one product, keys and values go to their final place, and on a CPU one
 token's attention is two plain products where they are faster than the fused kernel. A GPU decodes by
-[`CachedLayers.step`], which can be captured. What comes out is the same up to rounding.
+`CachedLayers.step`, which can be captured. What comes out is the same up to rounding.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def join_projections(
     to be read at a time (`is_alone`), it is kept as (input, output), which is read twice as fast as (output, input),
     where outputs are many. Others, such as those that an adapter has changed, are called one by one.
     """
-    is_plain = all(type(projection) is nn.Linear for projection in projections)
+    is_plain = all(map(is_plain_linear, projections))
     if not is_plain or sum(projection.weight.numel() for projection in projections) > limit:
         return lambda hidden: torch.cat([projection(hidden) for projection in projections], dim=-1)
     weight = torch.cat([projection.weight for projection in projections])
@@ -48,6 +48,11 @@ def join_projections(
         return lambda hidden: multiply(hidden, weight, bias)
     weight = weight.t().contiguous()
     return (lambda hidden: hidden @ weight) if bias is None else (lambda hidden: hidden @ weight + bias)
+
+
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer of plain numbers: no adapter's, and no quantized one."""
+    return type(module) is nn.Linear and type(module.weight.data) is torch.Tensor
 
 
 def multiply(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -73,7 +78,7 @@ def sum_up(linear: nn.Module) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
     >>> torch.allclose(sum_up(linear)(x.clone(), y), x + linear(y))
     True
     """
-    if type(linear) is not nn.Linear or linear.bias is not None:
+    if not is_plain_linear(linear) or linear.bias is not None:
         return lambda hidden, inputs: hidden.add_(linear(inputs))
     weight = linear.weight
 
@@ -137,8 +142,9 @@ class CachedLayers:
     """The layers of a model, and what they remember of `columns` tokens in each of some rows.
 
     Args:
-        model (`LlamaModel`): Its weights and adapters, as they are now.
-        rows, columns (`int`): Size of the buffers, which are zero at first.
+        model: A `LlamaModel`, its weights and adapters as they are now.
+        rows: Of the buffers, which are zero at first.
+        columns: Of the buffers.
     """
 
     def __init__(self, model: nn.Module, rows: int, columns: int):
@@ -172,29 +178,25 @@ class CachedLayers:
         self,
         ids: torch.LongTensor,
         positions: torch.LongTensor,
-        place: tuple,
-        stop: int,
-        mask: torch.Tensor | None,
-        only_last: bool = False,
+        place: tuple[slice, slice],
+        mask: torch.BoolTensor | None,
     ) -> torch.Tensor:
         """Runs some columns of some rows, and remembers them.
 
+        Only the last token's hidden states are asked for: the last layer gives the others no more than keys and values.
+
         Args:
-            ids (`torch.LongTensor` of shape `(row, token)`): What stands in these columns.
-            positions (`torch.LongTensor` of shape `(row, token)`): For the rotation of queries and keys.
-            place (`tuple`): Indices of the columns in a tensor `(row, column)`: two slices, or two index tensors.
-            stop (`int`): The column behind the last that is seen.
-            mask (`torch.BoolTensor` of shape `(row, 1, token, column)`, *optional*): Which columns each token sees; by
-                default every one up to its own, the last one's being `stop - 1`.
-            only_last (`bool`): Nobody asks for any hidden states but each row's last. The last layer then gives the
-                others no more than keys and values.
+            ids: (row, token): what stands in these columns.
+            positions: (row, token): for the rotation of queries and keys.
+            place: Which rows and columns of a tensor (row, column).
+            mask: (row or 1, 1, token, column): which columns each token sees; None for every one up to its own.
 
         Returns:
-            Hidden states of shape `(row, token, hidden)`, or `(row, 1, hidden)` of the last ones.
+            Hidden states of each row's last token, (row, 1, hidden).
         """
         num_heads, num_shared, size = self.heads
         cos, sin = self.cos[positions][:, :, None], self.sin[positions][:, :, None]
-        rows = place[0] if isinstance(place[0], slice) else slice(None)
+        rows, columns = place
         hidden = self.model.embed_tokens(ids).flatten(0, 1)
         for layer, caches in zip(self.layers, self.caches, strict=True):
             heads = layer.project(layer.normalize_input(hidden)).view(*ids.shape, -1, size)
@@ -203,8 +205,8 @@ class CachedLayers:
             query, key = turned.split([num_heads, num_shared], dim=2)
             # As (row, column, head, size), where `place` fits.
             caches[0].transpose(1, 2)[place], caches[1].transpose(1, 2)[place] = key, value
-            keys, values = caches[:, rows, :, :stop]
-            if only_last and layer is self.layers[-1]:
+            keys, values = caches[:, rows, :, : columns.stop]
+            if layer is self.layers[-1]:
                 hidden, query = hidden.view(*ids.shape, -1)[:, -1], query[:, -1:]
                 mask = None if mask is None else mask[:, :, -1:]
             hidden = layer.add_mixed(hidden, _attend(query.transpose(1, 2), keys, values, mask))
@@ -213,7 +215,7 @@ class CachedLayers:
         return hidden.view(len(ids), -1, hidden.shape[-1])
 
     def reach(self, stop: int) -> int:
-        """How many columns [`CachedLayers.step`] is to look at, to see those before `stop`: few different numbers."""
+        """How many columns `CachedLayers.step` is to look at, to see those before `stop`: few different numbers."""
         columns = self.caches.shape[-2]
         return columns if self.is_small else min(-(-stop // PART) * PART, columns)
 
@@ -225,14 +227,13 @@ class CachedLayers:
         Nothing here waits for the device, and all that varies is read from tensors: a CUDA graph can hold it.
 
         Args:
-            ids (`torch.LongTensor` of shape `(row, 1)`): What stands in the column.
-            positions (`torch.LongTensor` of shape `(row, 1)`): For the rotation of queries and keys.
-            column (`torch.LongTensor` of shape `(1,)`): Which one it is.
-            bias (`torch.Tensor` of shape `(row or 1, 1, column)`): 0 for each column that is seen, or -inf; as many as
-                [`CachedLayers.reach`] says.
+            ids: (row, 1): what stands in the column.
+            positions: (row, 1): for the rotation of queries and keys.
+            column: (1,): which one it is.
+            bias: (row or 1, 1, column): 0 for each column that is seen, or -inf; as many as `reach` says.
 
         Returns:
-            Hidden states of shape `(row, hidden)`.
+            Hidden states (row, hidden).
         """
         num_heads, num_shared, size = self.heads
         attend = _attend_in_parts if self.is_small or num_shared < num_heads else _attend_fused
