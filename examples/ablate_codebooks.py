@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from training_dacse.experiments.ablations import mel_distance, train_variant, write_results
 from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.tokens.cache import TokenCache, find_codec
 from training_dacse.lm.runs import end_training
+from training_dacse.tokens.cache import TokenCache, find_codec
 
 
 @dataclass

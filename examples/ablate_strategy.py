@@ -12,9 +12,9 @@ from pathlib import Path
 from modeling_dacse import DacSeForEnhancement
 from training_dacse.experiments.ablations import train_variant, write_results
 from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
-from training_dacse.tokens.cache import find_codec
 from training_dacse.lm.runs import end_training, task_losses
 from training_dacse.lm.stages import train_tasks
+from training_dacse.tokens.cache import find_codec
 
 
 def main():

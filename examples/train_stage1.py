@@ -8,13 +8,13 @@ from transformers import set_seed
 
 from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, parse_arguments
 from training_dacse.lm.runs import (
-    codec_of,
     end_training,
     last_checkpoint,
     make_data,
     make_model,
     make_objective,
     make_trainer,
+    processor_of,
     save_for_use,
 )
 
@@ -22,12 +22,13 @@ from training_dacse.lm.runs import (
 def main():
     data, args = parse_arguments(DataArguments, DacSeTrainingArguments)
     set_seed(args.seed)
-    model, codec = make_model(data), codec_of(data)
+    model = make_model(data)
+    processor = processor_of(data, model.config)
     train, valid = make_data(data, model.config)
     objective = make_objective(args, model.config, train, data.model)
-    trainer = make_trainer(model, args, train, valid, codec, objective)
+    trainer = make_trainer(model, args, train, valid, processor, objective)
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    save_for_use(trainer, codec)
+    save_for_use(trainer, processor)
     trainer.save_metrics("eval", trainer.evaluate())
     end_training(trainer)
 

@@ -8,12 +8,12 @@ from transformers import set_seed
 
 from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments, parse_arguments
 from training_dacse.lm.runs import (
-    codec_of,
     end_training,
     make_data,
     make_model,
     make_objective,
     make_trainer,
+    processor_of,
     save_for_use,
 )
 from training_dacse.lm.stages import train_tasks
@@ -27,7 +27,7 @@ def main():
     objective = make_objective(args, model.config, train, data.model)
     matrix = train_tasks(model, args, stage, train, valid, objective)
     trainer = make_trainer(model, args, train, valid, objective=objective)
-    save_for_use(trainer, codec_of(data))
+    save_for_use(trainer, processor_of(data, model.config))
     for task, forgotten in matrix.forgetting().items():
         print(f"{task}: {matrix.losses[0][matrix.tasks.index(task)]:.3f} before, forgot {forgotten:.3f}")
     end_training(trainer)

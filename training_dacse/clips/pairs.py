@@ -80,6 +80,11 @@ class ClipDegrader:
             **{name: source.describe(digests) for name, source in sources if name != "speech"},
         }
 
+    @property
+    def window_frames(self) -> int | None:
+        """Frames of every clip, None if they differ."""
+        return self.clip_frames[1] if self.clip_frames[0] == self.clip_frames[1] else None
+
     def recordings(self) -> list[Clips]:
         """The recordings that pairs are made from, so far as they are files."""
         return [source.clips for source in self.recipe.used_sources.values() if hasattr(source, "clips")]

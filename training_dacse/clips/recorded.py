@@ -90,6 +90,11 @@ class RecordedPairs:
         """What decides about the pairs, by name."""
         return {"recordings": digests.fingerprint(self.recordings()[0]), "frames": self.frames, "whole": self.whole}
 
+    @property
+    def window_frames(self) -> int | None:
+        """Frames of every clip, None if they differ."""
+        return self.frames if self.whole else None
+
     def recordings(self) -> list[Clips]:
         """The recordings that pairs are made from."""
         return [Clips([name for pair, _ in self.pairs for name in pair], root=self.root)]

@@ -192,8 +192,13 @@ def find_clips(source: str | Path, where: str | None = None) -> Clips:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a path is a folder, but none that `datasets` saved."""
-    return path.is_dir() and not any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+    """Whether a path is a folder of recordings, and not of a data set."""
+    return path.is_dir() and not is_saved_dataset(path) and not any(path.rglob("*.parquet"))
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether `datasets` saved a data set in a folder."""
+    return any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def manifest_of(path: Path) -> Path | None:
@@ -224,7 +229,7 @@ def clips_of_rows(table: pandas.DataFrame, manifest: Path, where: str | None = N
 
 
 def open_dataset(source: str | Path) -> DatasetDict:
-    """A data set by its splits, saved on disk or on the Hub; one without splits is all `train`.
+    """A data set by its splits, on disk or on the Hub; one without splits is all `train`.
 
     Raises:
         FileNotFoundError: a path that does not exist.
@@ -232,7 +237,7 @@ def open_dataset(source: str | Path) -> DatasetDict:
     path = Path(source)
     if not path.exists() and (path.is_absolute() or str(source).startswith(".")):
         raise FileNotFoundError(f"{source}: no such folder, manifest or data set")
-    dataset = load_from_disk(source) if path.exists() else load_dataset(str(source))
+    dataset = load_from_disk(source) if is_saved_dataset(path) else load_dataset(str(source))
     return dataset if isinstance(dataset, DatasetDict) else DatasetDict(train=dataset)
 
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.tensorboard import SummaryWriter
-from transformers import DacModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
-from processing_dacse.codec_dacse import decode_in_pieces
-from processing_dacse.codes_dacse import codes_to_ids, ids_to_codes
+from processing_dacse import DacSeProcessor
 
 
 class AudioCallback(TrainerCallback):
@@ -18,17 +17,17 @@ class AudioCallback(TrainerCallback):
 
     Args:
         clips: held-out rows (`noisy` and `clean` codes), by name.
-        codec: turns codes into samples.
+        processor: turns codes into prompts and into samples.
         output_dir: of the run.
     """
 
-    def __init__(self, clips: dict[str, dict], codec: DacModel, output_dir: str | Path):
-        self.clips, self.codec = clips, codec
+    def __init__(self, clips: dict[str, dict], processor: DacSeProcessor, output_dir: str | Path):
+        self.clips, self.processor = clips, processor
         self.folder, self.writer = Path(output_dir) / "audio", None
 
     def on_evaluate(self, args, state, control, model, **kwargs):
         # in every process: a model in shards needs them all
-        enhanced = {name: enhance_codes(model, clip["noisy"]) for name, clip in self.clips.items()}
+        enhanced = {name: enhance_codes(model, self.processor, clip["noisy"]) for name, clip in self.clips.items()}
         if not state.is_world_process_zero:
             return
         first = self.writer is None
@@ -38,7 +37,7 @@ class AudioCallback(TrainerCallback):
             sounds |= {f"{name}/{side}": clip[side] for name, clip in self.clips.items()}
         waveforms = {name: self.decode(codes) for name, codes in sounds.items()}
         for name, waveform in waveforms.items():
-            self.writer.add_audio(name, waveform[None], state.global_step, self.codec.config.sampling_rate)
+            self.writer.add_audio(name, waveform[None], state.global_step, self.processor.sampling_rate)
             self.writer.add_image(f"{name}/spectrogram", spectrogram(waveform), state.global_step, dataformats="HW")
         self.writer.flush()
         if "trackio" in args.report_to:
@@ -48,31 +47,26 @@ class AudioCallback(TrainerCallback):
         """Sends sounds to the Trackio run that the library has begun."""
         import trackio
 
-        rate = self.codec.config.sampling_rate
+        rate = self.processor.sampling_rate
         sounds = {name: trackio.Audio(waveform.numpy(), sample_rate=rate) for name, waveform in waveforms.items()}
         trackio.log(sounds, step=step)
 
-    @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (codebook, frame) as a waveform (sample,)."""
-        return decode_in_pieces(self.codec, codes[None].to(self.codec.device))[0].float().cpu().clamp(-1, 1)
+        return torch.from_numpy(self.processor.decode_codes(codes[None])[0]).clamp(-1, 1)
 
 
 @torch.no_grad()
-def enhance_codes(model, noisy: Tensor) -> Tensor:
+def enhance_codes(model: PreTrainedModel, processor: DacSeProcessor, noisy: Tensor) -> Tensor:
     """Greedy clean codes (codebook, frame) for noisy ones of one clip."""
-    config, training = model.config, model.training
+    training = model.training
     model.eval()
     if isinstance(model, FSDPModule):
         model.unshard()  # what is not in a layer: generation may go round the hook that does this before `forward`
-    ids = codes_to_ids(noisy[None].to(model.device), config.codebook_size, config.first_code_id)
-    bos, start = (ids.new_full((1, 1), token) for token in (config.bos_token_id, config.start_clean_token_id))
-    prompt = torch.cat([bos, ids, start], 1)
-    mask = torch.ones_like(prompt)
-    generated = model.generate(prompt, attention_mask=mask, do_sample=False)
+    prompt = processor.build_prompt(noisy[None]).to(model.device)
+    generated = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False)
     model.train(training)
-    clean = generated[:, prompt.shape[1] :][:, : ids.shape[1]].cpu()
-    return ids_to_codes(clean, config.num_codebooks, config.codebook_size, config.first_code_id)[0]
+    return processor.clean_codes(generated[0].cpu())[0]
 
 
 def spectrogram(waveform: Tensor, floor_db: float = -80.0) -> Tensor:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import DacModel
 from transformers.utils import is_flash_attn_2_available
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
 from ..tokens.cache import TokenCache, TokenRows
-from ..tokens.encode import codec_fingerprint, find_codec, holds_processor
+from ..tokens.encode import codec_fingerprint, find_processor, first_codebooks, holds_processor
 from ..tokens.rolling import RollingTokens
 from .arguments import DacSeTrainingArguments, DataArguments
 from .listening import AudioCallback
@@ -25,6 +24,7 @@ from .trainer import DacSeTrainer
 logger = logging.getLogger(__name__)
 
 TRAIN, VALID = "train", "valid"  # folders of the tokens
+POLICY = ("window_frames", "minimum_risk", "keep_recording")  # of a processor
 
 
 def last_checkpoint(output_dir: str) -> str | None:
@@ -74,7 +74,7 @@ def make_model(data: DataArguments) -> DacSeForEnhancement:
     for name in ("model_overrides", "num_codebooks"):
         if getattr(data, name) is not None:
             raise ValueError(f"{name} is of a new model, but {data.model} is one that exists; leave it out")
-    if holds_processor(data.model) and codec_fingerprint(find_codec(data.model)) != made["codec"]:
+    if holds_processor(data.model) and codec_fingerprint(find_processor(data.model).audio_tokenizer) != made["codec"]:
         raise ValueError(
             f"{data.tokens} was made with another codec than that of {data.model}; make tokens with `dacse tokenize "
             f"--codec {data.model}`"
@@ -112,7 +112,7 @@ def make_trainer(
     args: DacSeTrainingArguments,
     train: TokenRows,
     valid: TokenCache,
-    codec: DacModel | None = None,
+    processor: DacSeProcessor | None = None,
     objective: Objective | None = None,
     strategy: Strategy | None = None,
 ) -> DacSeTrainer:
@@ -121,32 +121,42 @@ def make_trainer(
     Args:
         model, args: of the stage.
         train, valid: clips to train on, and held-out ones of all tasks.
-        codec: with it and `listen_clips`, held-out clips are enhanced at every evaluation.
+        processor: with it and `listen_clips`, held-out clips are enhanced at every evaluation.
         objective, strategy: in place of those of the arguments.
     """
     trainer = DacSeTrainer(model, args, train, valid, strategy, objective)
     logger.info("training on %s", args.device)
-    if codec is not None and args.listen_clips:
+    if processor is not None and args.listen_clips:
         tasks = [valid.tasks[number] for number in valid.task_numbers]
         clips = {f"{tasks[number]}_{number}": valid[number] for number in range(args.listen_clips)}
-        trainer.add_callback(AudioCallback(clips, codec, args.output_dir))
+        trainer.add_callback(AudioCallback(clips, processor, args.output_dir))
     return trainer
 
 
-def codec_of(data: DataArguments) -> DacModel:
-    """The codec that is saved with the model: that of the arguments, of the model, or of the tokens."""
-    exists = "/" in data.model or Path(data.model).exists()
-    if data.codec is None and exists and holds_processor(data.model):
-        return find_codec(data.model)
-    return find_codec(data.codec or TokenCache(data.tokens, VALID).shards.description["codec_path"])
+def processor_of(data: DataArguments, config: DacSeConfig) -> DacSeProcessor:
+    """The processor that is saved with a model: with the codec of the arguments, of the model, or of the tokens.
+
+    A model of the first codebooks gets a codec of those. Clips of one length make a model of one window.
+    """
+    made = TokenCache(data.tokens, VALID).shards.description
+    exists = ("/" in data.model or Path(data.model).exists()) and holds_processor(data.model)
+    processor = find_processor(data.codec or (data.model if exists else made["codec_path"]))
+    codec = processor.audio_tokenizer
+    if codec_fingerprint(codec) != made["codec"]:
+        raise ValueError(f"{data.tokens} was made with another codec than {data.codec}; give the same one")
+    if config.num_codebooks < processor.num_codebooks:
+        codec = first_codebooks(codec, config.num_codebooks)
+    policy = {"window_frames": made["window_frames"]}
+    if exists:
+        policy = {name: getattr(processor, name) for name in POLICY}
+    return DacSeProcessor.from_codec(codec, first_code_id=config.first_code_id, **policy)
 
 
-def save_for_use(trainer: DacSeTrainer, codec: DacModel) -> None:
+def save_for_use(trainer: DacSeTrainer, processor: DacSeProcessor) -> None:
     """Leaves model and processor in the output folder, as `dacse enhance --model` reads them."""
     trainer.save_model()
-    config = trainer.model.config
-    if trainer.is_world_process_zero() and config.num_codebooks == codec.config.n_codebooks:
-        DacSeProcessor.from_codec(codec, first_code_id=config.first_code_id).save_pretrained(trainer.args.output_dir)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(trainer.args.output_dir)
 
 
 def end_training(*trainers: DacSeTrainer) -> None:

@@ -160,11 +160,6 @@ class TokenCache(TokenRows):
                 f"{self.shards} holds clips of {longest} frames, but the model's context holds {config.max_frames}; "
                 "make shorter ones (dacse tokenize --max-seconds) or give a model of a longer context"
             )
-        if config.window_frames not in (None, longest) or config.window_frames and self.num_frames.min() < longest:
-            raise ValueError(
-                f"the model takes windows of {config.window_frames} frames, and {self.shards} holds clips of "
-                f"{int(self.num_frames.min())} to {longest}; make them of one length (dacse tokenize --whole)"
-            )
 
 
 class FirstCodebooks(Dataset):

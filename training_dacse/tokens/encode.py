@@ -1,28 +1,29 @@
-"""Waveforms of pairs turned into codes. Knows the codec; knows no recording, no shard."""
+"""Waveforms of pairs turned into codes. Knows the processor that owns the codec; knows no recording, no shard."""
 
+import copy
 import hashlib
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DacModel
 from transformers.utils import cached_file
 
-from processing_dacse.codec_dacse import encode_in_pieces, load_codec
-
-CODEC_FOLDER = "audio_tokenizer"  # where a processor keeps its codec
-
-
-def find_codec(path: str | Path) -> DacModel:
-    """The codec in a folder or repository, also where it stands inside a processor's (`audio_tokenizer/`)."""
-    return load_codec(path, **({"subfolder": CODEC_FOLDER} if holds_processor(path) else {})).eval()
+from processing_dacse import DacSeProcessor
 
 
 def holds_processor(path: str | Path) -> bool:
-    """Whether a folder or repository is a model's, whose processor keeps a codec."""
-    inside = cached_file(path, "config.json", subfolder=CODEC_FOLDER, _raise_exceptions_for_missing_entries=False)
-    return inside is not None
+    """Whether a folder or repository is a model's, with a processor."""
+    return cached_file(path, "processor_config.json", _raise_exceptions_for_missing_entries=False) is not None
+
+
+def find_processor(path: str | Path) -> DacSeProcessor:
+    """The processor in a folder or repository, or one around the codec that is there."""
+    processor = DacSeProcessor.from_pretrained(path) if holds_processor(path) else DacSeProcessor.from_codec(path)
+    processor.audio_tokenizer.eval()
+    return processor
 
 
 def codec_fingerprint(codec: DacModel) -> str:
@@ -35,13 +36,19 @@ def codec_fingerprint(codec: DacModel) -> str:
     return digest.hexdigest()[:16]
 
 
-@torch.inference_mode()
-def encode_pairs(codec: DacModel, pairs: list[dict]) -> list[tuple[Tensor, Tensor]]:
+def first_codebooks(codec: DacModel, count: int) -> DacModel:
+    """A codec that has the first of another's codebooks: its codes are the other's first ones."""
+    first = copy.deepcopy(codec)
+    first.config.n_codebooks = first.quantizer.n_codebooks = count
+    first.quantizer.quantizers = nn.ModuleList(first.quantizer.quantizers[:count])
+    return first
+
+
+def encode_pairs(processor: DacSeProcessor, pairs: list[dict]) -> list[tuple[Tensor, Tensor]]:
     """Codes (codebook, frame) of each pair's noisy and clean waveform; neighbours of one length share a batch."""
     codes = []
     for _, group in groupby(pairs, key=lambda pair: pair["clean"].shape[-1]):
         group = list(group)
-        waveforms = torch.stack([torch.from_numpy(pair[side][0]) for side in ("noisy", "clean") for pair in group])
-        encoded = encode_in_pieces(codec, waveforms.to(codec.device)).cpu()
+        encoded = processor.encode(np.concatenate([pair[side] for side in ("noisy", "clean") for pair in group]))
         codes += list(zip(encoded[: len(group)], encoded[len(group) :], strict=True))
     return codes

@@ -17,14 +17,12 @@ import pyarrow
 import pyarrow.compute
 import torch
 from tqdm.auto import tqdm
-from transformers import DacConfig
 
 from ..clips.corpus import corpus_pairs, streamed_pairs
 from ..clips.digests import Digests
 from ..clips.recorded import RecordedPairs
-from .encode import CODEC_FOLDER, holds_processor
 from .shards import READING, Shards, shard_name
-from .writer import Pairs, ShardWriter, refuse_shared_recordings
+from .writer import Pairs, ShardWriter, loaded_processor, refuse_shared_recordings
 
 PARTS = ("valid", "train")  # held-out clips first: they are few
 RECORDINGS = "recordings.parquet"  # digests of what was read, so that it is read once
@@ -154,15 +152,10 @@ def count_tokens(output: Path, part: str) -> dict[str, int]:
     return {"shards": len(rows), "clips": sum(rows.values()), "tokens": tokens}
 
 
-def codec_grid(path: str) -> tuple[int, int]:
-    """Sampling rate (Hz) and hop length (samples) of a codec, from its configuration."""
-    config = DacConfig.from_pretrained(path, **({"subfolder": CODEC_FOLDER} if holds_processor(path) else {}))
-    return config.sampling_rate, config.hop_length
-
-
 def open_pairs(arguments: TokenizeArguments, part: str) -> Pairs:
     """The pairs to train on (`train`) or to hold out (`valid`)."""
-    grid = codec_grid(arguments.codec)
+    processor = loaded_processor(arguments.codec, arguments.device)
+    grid = processor.sampling_rate, processor.hop_length
     elsewhere = arguments.valid_data is not None
     data = arguments.valid_data if elsewhere and part == "valid" else arguments.corpus
     options = {"whole": arguments.whole, "skip_broken": arguments.skip_broken}
@@ -241,14 +234,13 @@ def wanted_shards(folder: Path, shard: tuple[int, int], ahead: int) -> Iterator[
         ahead: how many shards to make that the run does not read yet.
     """
     reading = folder / READING
-    seen = reading.stat().st_mtime_ns if reading.exists() else None  # of a run that may have ended
-    first, last, given = 0, -1, set()
+    begun, first, last, given = False, 0, -1, set()
     while True:
-        if reading.exists() and reading.stat().st_mtime_ns != seen:
-            place = json.loads(reading.read_text())
-            if place["ended"]:
-                return
-            first, last = place["first"], place["last"]
+        place = json.loads(reading.read_text()) if reading.exists() else {"ended": True}
+        if place["ended"] and begun:  # and not a run before this one
+            return
+        if not place["ended"]:
+            begun, first, last = True, place["first"], place["last"]
         mine = range(shard[0] - 1, last + 1 + ahead, shard[1])
         there = {number: rows for number, rows in Shards(folder).rows().items() if number in mine}
         for number in [number for number in there if number < first]:

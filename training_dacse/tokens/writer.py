@@ -13,15 +13,17 @@ from itertools import count, islice
 from pathlib import Path
 
 import soundfile
-from transformers import DacModel
+
+from processing_dacse import DacSeProcessor
 
 from ..clips.digests import Digests
 from ..clips.pairs import DegradedPairs, StreamedPairs
 from ..clips.recipe import lowest_snr
 from ..clips.recorded import RecordedPairs
-from .encode import codec_fingerprint, encode_pairs, find_codec
+from .encode import codec_fingerprint, encode_pairs, find_processor
 from .shards import claim, shard_name, write_shard
 
+GRID = ("num_codebooks", "codebook_size", "sampling_rate", "hop_length")
 PACKAGES = ("dacse", "numpy", "scipy", "soxr", "pyroomacoustics", "torch", "transformers")
 
 Pairs = DegradedPairs | RecordedPairs | StreamedPairs
@@ -62,20 +64,18 @@ class ShardWriter:
         Raises:
             ValueError: the folder holds shards that were made from something else.
         """
-        codec = loaded_codec(self.codec_path, self.device)
+        processor = loaded_processor(self.codec_path, self.device)
         description = {
             "tasks": self.pairs.tasks,
-            "num_codebooks": codec.config.n_codebooks,
-            "codebook_size": codec.config.codebook_size,
-            "sampling_rate": codec.config.sampling_rate,
-            "hop_length": codec.config.hop_length,
+            **{name: getattr(processor, name) for name in GRID},
             "shard_size": self.shard_size,
-            "codec": codec_fingerprint(codec),
+            "codec": codec_fingerprint(processor.audio_tokenizer),
             "pairs": self.pairs.describe(digests),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
             | {"libsndfile": soundfile.__libsndfile_version__},
         }
-        claim(self.folder, description, {"codec_path": str(self.codec_path)})
+        remarks = {"codec_path": str(self.codec_path), "window_frames": self.pairs.window_frames}
+        claim(self.folder, description, remarks)
 
     def numbers(self, shard: int) -> range:
         """The pairs of a shard."""
@@ -92,16 +92,16 @@ class ShardWriter:
         """Makes a shard."""
         streamed = isinstance(self.pairs, StreamedPairs)
         pairs = self.pairs.shard(shard if streamed else self.numbers(shard))
-        codec = loaded_codec(self.codec_path, self.device)
-        rows = list(token_rows(codec, shard * self.shard_size, iter(pairs), self.batch_size))
-        write_shard(self.folder, shard, rows, codec.config.codebook_size)
+        processor = loaded_processor(self.codec_path, self.device)
+        rows = list(token_rows(processor, shard * self.shard_size, iter(pairs), self.batch_size))
+        write_shard(self.folder, shard, rows, processor.codebook_size)
 
 
-def token_rows(codec: DacModel, first: int, pairs: Iterator[dict], batch_size: int) -> Iterator[dict]:
+def token_rows(processor: DacSeProcessor, first: int, pairs: Iterator[dict], batch_size: int) -> Iterator[dict]:
     """Rows of a shard, see `shards.features`; `first` is the number of the first pair."""
     numbers = count(first)
     while batch := list(islice(pairs, batch_size)):
-        for pair, (noisy, clean) in zip(batch, encode_pairs(codec, batch), strict=True):
+        for pair, (noisy, clean) in zip(batch, encode_pairs(processor, batch), strict=True):
             yield {
                 "index": next(numbers),
                 "task": pair["task"],
@@ -115,14 +115,15 @@ def token_rows(codec: DacModel, first: int, pairs: Iterator[dict], batch_size: i
             }
 
 
-codecs: dict[tuple[str, str], DacModel] = {}  # that this process has loaded
+processors: dict[tuple[str, str], DacSeProcessor] = {}  # that this process has loaded
 
 
-def loaded_codec(path: str, device: str) -> DacModel:
-    """A codec, loaded once by a process."""
-    if (path, device) not in codecs:
-        codecs[path, device] = find_codec(path).to(device)
-    return codecs[path, device]
+def loaded_processor(path: str, device: str) -> DacSeProcessor:
+    """A processor with its codec on a device, loaded once by a process."""
+    if (path, device) not in processors:
+        processors[path, device] = find_processor(path)
+        processors[path, device].audio_tokenizer.to(device)
+    return processors[path, device]
 
 
 def refuse_shared_recordings(pairs: Iterable[Pairs], digests: Digests) -> None:
