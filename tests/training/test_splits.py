@@ -79,8 +79,7 @@ def test_recordings_of_one_speaker_stay_together(tmp_path):
 
 
 def test_one_folder_of_all_is_no_speaker(tmp_path):
-    for number in range(5):
-        write_folder(tmp_path / "all" / "of" / "them", 5)
+    write_folder(tmp_path / "all" / "of" / "them", 5)
     assert groups_of(find_clips(tmp_path))[1] == "recording"
 
 
@@ -112,7 +111,8 @@ def test_splits_of_a_manifest_are_kept_to(tmp_path):
 
 def test_splits_of_a_data_set_are_kept_to_and_others_are_made(tmp_path):
     rows = [{"audio": {"bytes": b"RIFF", "path": f"{number}.wav"}, "speaker_id": number // 2} for number in range(20)]
-    DatasetDict(train=Dataset.from_list(rows[:15]), validation=Dataset.from_list(rows[15:])).save_to_disk(tmp_path / "two")
+    parts = {"train": Dataset.from_list(rows[:15]), "validation": Dataset.from_list(rows[15:])}
+    DatasetDict(parts).save_to_disk(tmp_path / "two")
     assert names_of(tmp_path / "two", "valid") == {f"{number}.wav" for number in range(15, 20)}
     with pytest.raises(ValueError, match="has splits train, validation but no 'test'"):
         names_of(tmp_path / "two", "test")

@@ -277,5 +277,3 @@ def test_a_run_s_source_is_the_same_over_a_cache_of_shards(tokens):
     rows = [place for _ in range(5) for place in next(batches)]
     assert sorted(rows) == sorted(cache.places(range(24)))
     assert torch.equal(cache.storage[rows[0]]["clean"], cache[cache.places(range(24)).index(rows[0])]["clean"])
-
-

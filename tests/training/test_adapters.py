@@ -5,9 +5,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from tests.test_trainer import Rows, trainer
 from tests.tiny import tiny_model, tiny_prompts
-from training_dacse.lm.adapters import add_adapter, save_adapter
+from tests.training.tiny_tokens import Rows, tiny_trainer
+from training_dacse.lm.adapters import adapter_losses, add_adapter, save_adapter
 from training_dacse.lm.arguments import AdapterArguments
 from training_dacse.lm.runs import task_losses
 
@@ -23,10 +23,9 @@ def base(tmp_path_factory):
 def adapter(base, tmp_path_factory):
     path = tmp_path_factory.mktemp("adapter")
     model = add_adapter(tiny_model().from_pretrained(base), AdapterArguments(rank=4))
-    run = trainer(path, Rows(16), model, max_steps=20)
-    before = task_losses(run)
+    run = tiny_trainer(path, Rows(16), model, max_steps=20)
     run.train()
-    after = task_losses(run)
+    before, after = adapter_losses(run)
     save_adapter(run.model, path, "dereverb", before, after)
     return path, run.model, before, after
 
@@ -43,7 +42,7 @@ def test_the_base_is_bit_equal_afterwards(base, adapter):
 
 def test_it_starts_as_no_change_and_learns(base, adapter):
     _, _, before, after = adapter
-    fresh = task_losses(trainer(base / "unused", Rows(16), tiny_model().from_pretrained(base)))
+    fresh = task_losses(tiny_trainer(base / "unused", Rows(16), tiny_model().from_pretrained(base)))
     assert before == pytest.approx(fresh, rel=1e-6)
     assert all(after[task] < before[task] - 0.01 for task in Rows.tasks)
 
