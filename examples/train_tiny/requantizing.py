@@ -125,26 +125,26 @@ def assign_channels(config: DacSeConfig) -> Channels:
         or config.hidden_size <= channels.spare
         or config.head_dim < 2 * pairs
         or config.tie_word_embeddings
-        or config.window_frames is None
     ):
         raise ValueError(
             f"a model of width {config.hidden_size} with {config.num_attention_heads} heads of {config.head_dim} and "
-            f"tie_word_embeddings={config.tie_word_embeddings} and window_frames={config.window_frames} cannot start "
-            f"as the codec's quantizer; it needs {HEADS} heads of {2 * pairs} or more, a width above {channels.spare} "
-            f"with heads of {config.head_dim}, untied embeddings, and clips of one length"
+            f"tie_word_embeddings={config.tie_word_embeddings} cannot start as the codec's quantizer; it needs "
+            f"{HEADS} heads of {2 * pairs} or more, a width above {channels.spare} with heads of {config.head_dim} "
+            "and untied embeddings"
         )
     return channels
 
 
 @torch.no_grad()
-def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel) -> None:
+def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel, frames: int) -> None:
     """Gives a new model weights under which it answers noisy frames with their own codes, quantized anew.
 
     What the layers behind the first, and all MLPs, make of it starts small and random.
 
     Args:
-        model: new, for clips of one length (`window_frames`).
+        model: new.
         codec: whose codebooks it speaks.
+        frames: of every clip it will be given.
 
     Raises:
         ValueError: the model's shape does not allow it.
@@ -157,7 +157,7 @@ def start_as_quantizer(model: DacSeForEnhancement, codec: DacModel) -> None:
     first, *others = model.model.layers
     for layer in model.model.layers:
         start_small(layer, channels)
-    look_at_frames(first.self_attn, model.model.rotary_emb.inv_freq, channels, unit, config.window_frames)
+    look_at_frames(first.self_attn, model.model.rotary_emb.inv_freq, channels, unit, frames)
     compare_frames(first.self_attn, channels, unit, added)
     for layer in others:
         look_at_clean_half(layer.self_attn, channels)

@@ -10,11 +10,11 @@ which tokens the later layers see.
 import math
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+from requantizing import HEADS, NEIGHBOURS, assign_channels
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
-from .requantizing import HEADS, NEIGHBOURS, assign_channels
-from .trainer import DacSeTrainer
+from training_dacse.lm.objective import Objective
 
 TOLERANCE = 0.1  # of what the first attention makes of a clip
 NOISY_SHARE = 1 / 24  # of the noisy tokens, that later layers see
@@ -26,7 +26,7 @@ def draw_few(*shape: int, count: int, device: torch.device) -> Tensor:
 
 
 def draw_noisy(rows: int, tokens: int, device: torch.device) -> Tensor:
-    """Places of the noisy tokens that are run, out of `tokens`, in rising order behind that of [bos]: (row, drawn)."""
+    """Places of the noisy tokens that are run, out of `tokens`, in rising order after that of [bos]: (row, drawn)."""
     drawn = draw_few(rows, tokens, count=math.ceil(NOISY_SHARE * tokens), device=device)
     return torch.nn.functional.pad(drawn + 1, (1, 0))
 
@@ -64,7 +64,7 @@ def run_subsampled(model: PreTrainedModel, ids: Tensor, codebooks: Tensor, noisy
 
 @torch.no_grad()
 def attend_first(model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
-    """Hidden states behind the first attention, without gradients: (row, place, width) of tokens at (row, place)."""
+    """Hidden states after the first attention, without gradients: (row, place, width) of tokens at (row, place)."""
     embedded = model.get_input_embeddings()(ids[:, : places.max() + 1])
     first, positions = model.model.layers[0], torch.arange(embedded.shape[1], device=ids.device)[None]
     rotations = model.model.rotary_emb(embedded, positions)
@@ -73,7 +73,7 @@ def attend_first(model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
 
 
 def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Tensor:
-    """Hidden states behind the first attention, (row, frame * count, width), of the tokens before those to predict."""
+    """Hidden states after the first attention, (row, frame * count, width), of the tokens before those to predict."""
     config, layer, table = model.config, model.model.layers[0], model.get_input_embeddings().weight
     attention, (rows, frames, _) = layer.self_attn, codebooks.shape
     values = attention.v_proj(layer.input_layernorm(table)).unflatten(1, (config.num_key_value_heads, -1))
@@ -101,7 +101,8 @@ def look_up_frames(model: PreTrainedModel, ids: Tensor, codebooks: Tensor) -> Te
 @torch.no_grad()
 def lookup_error(model: PreTrainedModel, ids: Tensor) -> float:
     """By how much the first attention differs from a lookup, as a share of what it makes of `ids` (row, token)."""
-    count, frames = model.config.num_codebooks, model.config.window_frames
+    count = model.config.num_codebooks
+    frames = (ids.shape[1] - 3) // (2 * count)
     every = torch.arange(count, device=ids.device).expand(len(ids), frames, count)
     places = torch.arange(1 + frames * count, 1 + 2 * frames * count, device=ids.device).expand(len(ids), -1)
     inner = slice(-min(NEIGHBOURS) * count, -max(NEIGHBOURS) * count)  # whose neighbours are within the clip
@@ -110,55 +111,65 @@ def lookup_error(model: PreTrainedModel, ids: Tensor) -> float:
     return float(difference.abs().mean() / expected.abs().mean())
 
 
-class SubsamplingTrainer(DacSeTrainer):
+class SubsamplingObjective(Objective):
     """Trains on `tokens_per_frame` random tokens of every frame; held-out losses are those of all tokens.
 
-    What the first layer looks at stays as it is: embeddings, their normalisation, queries and keys.
-
-    Raises:
-        ValueError: a model whose first layer is no lookup, or a launch of several processes.
+    Args:
+        layout, log_prior, spoiled_frames: as in `Objective`.
+        tokens_per_frame: how many.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        first = self.model.model.layers[0]
-        looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
-        for module in (self.model.get_input_embeddings(), *looking):
-            module.requires_grad_(False)
+    def __init__(
+        self,
+        layout: PretrainedConfig,
+        log_prior: Tensor | None = None,
+        spoiled_frames: float = 0.0,
+        tokens_per_frame: int = 1,
+    ):
+        super().__init__(layout, log_prior, spoiled_frames)
+        self.tokens_per_frame = tokens_per_frame
 
-    def refuse_what_cannot_work(self) -> None:
-        super().refuse_what_cannot_work()
+    def check(self, model: nn.Module, batch: dict[str, Tensor]) -> None:
+        """
+        Raises:
+            ValueError: a model whose first layer is no lookup.
+        """
         assign_channels(self.layout)
-        if self.args.world_size > 1:
-            raise ValueError("tokens_per_frame trains in one process; leave the launcher out")
-        if self.args.tokens_per_frame > self.layout.num_codebooks:
+        if self.tokens_per_frame > self.layout.num_codebooks:
             raise ValueError(
-                f"tokens_per_frame is {self.args.tokens_per_frame}, but a frame has {self.layout.num_codebooks} tokens"
+                f"tokens_per_frame is {self.tokens_per_frame}, but a frame has {self.layout.num_codebooks} tokens"
             )
         if self.layout.num_attention_heads != HEADS:
             raise ValueError(
                 f"tokens_per_frame knows where {HEADS} heads look, "
                 f"but this model has {self.layout.num_attention_heads}"
             )
-        example = self.data_collator([self.train_dataset[0]])["input_ids"].to(self.model.device)
-        if lookup_error(self.model, example) > TOLERANCE:
+        if lookup_error(model, batch["input_ids"]) > TOLERANCE:
             raise ValueError(
                 "tokens_per_frame trains only models that started as a quantizer (start_as_quantizer), without "
                 "dropout: the first layer of this one is no lookup"
             )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if model.training and num_items_in_batch is not None:  # the library counts all labels
-            frames = self.layout.window_frames
-            trained, all_tokens = frames * self.args.tokens_per_frame, frames * self.layout.num_codebooks + 1
-            num_items_in_batch = num_items_in_batch * trained / all_tokens
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+    @property
+    def trained_share(self) -> float:
+        """Of all labels of a batch, how many are trained on, on average ([eos] is not, one in hundreds)."""
+        return super().trained_share * self.tokens_per_frame / self.layout.num_codebooks
 
-    def predict(self, model, inputs):
+    def predict(self, model, batch):
         if not model.training:
-            return super().predict(model, inputs)
-        ids, frames, count = inputs["input_ids"], self.layout.window_frames, self.layout.num_codebooks
-        codebooks = draw_few(len(ids), frames, count, count=self.args.tokens_per_frame, device=ids.device)
+            return super().predict(model, batch)
+        ids, count = batch["input_ids"], self.layout.num_codebooks
+        frames = (ids.shape[1] - 3) // (2 * count)
+        codebooks = draw_few(len(ids), frames, count, count=self.tokens_per_frame, device=ids.device)
         noisy = draw_noisy(len(ids), frames * count, ids.device)
         hidden, places = run_subsampled(model, ids, codebooks, noisy)
-        return model.lm_head(hidden), inputs["labels"].gather(1, places)
+        target = batch["labels"].gather(1, places)
+        return model.lm_head(hidden), target, batch["task"][:, None].expand_as(target)
+
+
+def keep_lookup(model: PreTrainedModel) -> None:
+    """Keeps what the first layer looks at as it is: embeddings, their normalisation, queries and keys."""
+    first = model.model.layers[0]
+    looking = first.input_layernorm, first.self_attn.q_proj, first.self_attn.k_proj
+    for module in (model.get_input_embeddings(), *looking):
+        module.requires_grad_(False)

@@ -56,7 +56,9 @@ class Results:
 
     def read(self) -> dict[str, dict[str, list[float]]]:
         """What the seeds gave for every figure of every arm."""
-        rows = sorted((json.loads(path.read_text()) for path in self.folder.glob("*-*.json")), key=lambda row: row["seed"])
+        rows = sorted(
+            (json.loads(path.read_text()) for path in self.folder.glob("*-*.json")), key=lambda row: row["seed"]
+        )
         found: dict[str, dict[str, list[float]]] = {}
         for row in rows:
             for name, value in row["figures"].items():
@@ -77,7 +79,10 @@ class Results:
         columns = [f"{name}{signs[best]}" for name, best in self.best.items()]
         lines = [f"# {self.title}", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         lines += [f"| {arm} | {' | '.join(cell(*row[name]) for name in self.best)} |" for arm, row in rows.items()]
-        lines += ["", f"Means of {seeds} seeds, ± {LEVEL:.0%} intervals of Student's t over them.", *remarks]
+        spread = (
+            f"Means of {seeds} seeds, ± {LEVEL:.0%} intervals of Student's t over them." if seeds > 1 else "One seed."
+        )
+        lines += ["", spread, *remarks]
         (self.folder / "results.md").write_text("\n".join(lines) + "\n")
         self.draw(rows).savefig(self.folder / "results.png", dpi=110)
 

@@ -49,8 +49,8 @@ class Objective:
     def __init__(self, layout: PretrainedConfig, log_prior: Tensor | None = None, spoiled_frames: float = 0.0):
         self.layout, self.log_prior, self.spoiled_frames = layout, log_prior, spoiled_frames
 
-    def check(self, model: nn.Module, example: dict[str, Tensor]) -> None:
-        """Raises ValueError if it does not work for a model, told by a batch of one example."""
+    def check(self, model: nn.Module, batch: dict[str, Tensor]) -> None:
+        """Raises ValueError if it does not work for a model, told by a batch of held-out clips."""
 
     @property
     def trained_share(self) -> float:

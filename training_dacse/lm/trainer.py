@@ -23,6 +23,8 @@ from .meter import SpeedMeter, TaskMeter
 from .objective import Objective, TokenLosses, save_prior
 from .strategy import Strategy
 
+CHECKED = 4  # held-out clips by which an objective is told whether it works for a model
+
 
 class StreamPlace(TrainerCallback, ExportableState):
     """Keeps the place of a source of batches in the checkpoints."""
@@ -91,7 +93,8 @@ class DacSeTrainer(Trainer):
             args.process_index,
             args.world_size,
         )
-        self.objective.check(self.model, self._prepare_inputs(TokenCollator(config)([eval_dataset[0]])))
+        few = [eval_dataset[number] for number in range(min(CHECKED, len(eval_dataset)))]
+        self.objective.check(self.model, self._prepare_inputs(TokenCollator(config)(few)))
         self.add_callback(self.strategy.weighting)
         self.add_callback(StreamPlace(self.stream))
         self.budget = None

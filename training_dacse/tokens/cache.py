@@ -47,7 +47,7 @@ class TokenCache(TokenRows):
     Args:
         source: `Shards`, or what they are in.
         part: folder inside it.
-        numbers: of shards; all when left out.
+        numbers: of shards; all when left out, or of a folder in which shards come and go those that are there.
         num_codebooks: how many of the first codebooks of a row are given; all when left out.
 
     Raises:
@@ -64,7 +64,8 @@ class TokenCache(TokenRows):
         self.shards = source if isinstance(source, Shards) else Shards(source, part)
         self.num_codebooks = num_codebooks or self.shards.description["num_codebooks"]
         rows = self.shards.rows()
-        numbers = range(max(rows, default=-1) + 1) if numbers is None else numbers
+        if numbers is None:
+            numbers = sorted(rows) if self.shards.is_rolling else range(max(rows, default=-1) + 1)
         missing = [number for number in numbers if number not in rows]
         if missing or not numbers:
             raise FileNotFoundError(

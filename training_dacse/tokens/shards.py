@@ -153,6 +153,11 @@ class Shards(Dataset):
         """Names of the tasks."""
         return self.description["tasks"]
 
+    @property
+    def is_rolling(self) -> bool:
+        """Whether shards have come and gone while a run read them."""
+        return READING in self.files()
+
     def files(self) -> list[str]:
         """Names of the files."""
         if self.is_local:

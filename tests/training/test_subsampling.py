@@ -1,18 +1,20 @@
 """Tokens that are trained on alone come out as in the whole model, and the trainer learns from them."""
 
 import copy
+import math
 
 import pytest
 import torch
 
 from modeling_dacse import DacSeForEnhancement
-from tests.test_requantizing import CODEBOOKS, FRAMES, new_model
-from tests.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
-from tests.test_trainer import Rows, losses
-from training_dacse.lm.arguments import DacSeTrainingArguments
+from tests.training.test_requantizing import CODEBOOKS, FRAMES, new_model
+from tests.training.test_requantizing import codec as codec  # noqa: PLC0414, a fixture
+from tests.training.tiny_recipe import load
+from tests.training.tiny_tokens import Rows, logged_losses, tiny_trainer
 from training_dacse.tokens.collate import TokenCollator
-from training_dacse.lm.runs import make_trainer
-from training_dacse.subsampling import draw_few, draw_noisy, run_subsampled
+
+subsampling = load("subsampling")
+draw_few, draw_noisy, run_subsampled = subsampling.draw_few, subsampling.draw_noisy, subsampling.run_subsampled
 
 
 class Swapped(Rows):
@@ -23,13 +25,12 @@ class Swapped(Rows):
         return {**row, "clean": (row["noisy"] + 5) % 16}
 
 
-def make_subsampling_trainer(folder, model, **settings):
-    settings = {"max_steps": 1, "learning_rate": 3e-3, "logging_steps": 1, "tokens_per_frame": 1} | settings
-    args = DacSeTrainingArguments(
-        output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no", **settings
-    )
+def make_subsampling_trainer(folder, model, tokens_per_frame=1, spoiled_frames=0.0, **settings):
+    subsampling.keep_lookup(model)
+    objective = subsampling.SubsamplingObjective(model.config, None, spoiled_frames, tokens_per_frame)
     rows = Swapped(16, frames=(FRAMES,))
-    return make_trainer(model, args, rows, rows)
+    settings = {"max_steps": 1, "learning_rate": 3e-3} | settings
+    return tiny_trainer(folder, rows, model, objective=objective, **settings)
 
 
 def sequences(model, count):
@@ -110,9 +111,9 @@ def test_the_trainer_learns_and_holds_out_all_tokens(codec, tmp_path, spoiled_fr
     trainer = make_subsampling_trainer(tmp_path, model, max_steps=40, spoiled_frames=spoiled_frames)
     held_out = trainer.evaluate()["eval_loss"]
     trainer.train()
-    assert losses(trainer)[-1] < 0.6 * losses(trainer)[0]
+    assert logged_losses(trainer)[-1] < 0.6 * logged_losses(trainer)[0]
     assert trainer.evaluate()["eval_loss"] < 0.6 * held_out
-    trainer.refuse_what_cannot_work()  # what was trained is still what the whole model does
+    trainer.objective.check(model, {"input_ids": sequences(model, 1)})  # what was trained is what the whole model does
 
 
 def test_the_loss_is_a_mean_over_what_is_trained(codec, tmp_path):
@@ -131,7 +132,7 @@ def test_the_loss_is_a_mean_over_what_is_trained(codec, tmp_path):
     )
     for trainer in (one, two):
         trainer.train()
-        assert losses(trainer)[0] == pytest.approx(torch.tensor(float(model.config.vocab_size)).log().item(), rel=1e-3)
+        assert logged_losses(trainer)[0] == pytest.approx(math.log(model.config.vocab_size), rel=1e-3)
 
 
 def test_later_layers_may_see_the_noisy_half(codec, tmp_path):

@@ -5,8 +5,10 @@ import torch
 
 from modeling_dacse import DacSeForEnhancement
 from tests.tiny import tiny_codec, tiny_config, tiny_prompts
+from tests.training.tiny_recipe import load
 from training_dacse.codec.codebooks import fit_codebooks
-from training_dacse.requantizing import start_as_quantizer
+
+requantizing = load("requantizing")
 
 FRAMES, CODEBOOKS = 10, 3
 SHAPE = {
@@ -16,7 +18,6 @@ SHAPE = {
     "head_dim": 32,
     "tie_word_embeddings": False,
     "max_position_embeddings": 128,
-    "window_frames": FRAMES,
     "initializer_range": 0.02,
 }
 
@@ -34,7 +35,7 @@ def codec():
 def new_model(codec, **overrides):
     torch.manual_seed(0)
     model = DacSeForEnhancement(tiny_config(**SHAPE | overrides)).eval()
-    start_as_quantizer(model, codec)
+    requantizing.start_as_quantizer(model, codec, FRAMES)
     return model
 
 
@@ -62,7 +63,7 @@ def test_heads_look_at_whole_frames_and_at_the_noisy_code(codec):
                 assert heads[6, 1 + FRAMES * CODEBOOKS] > 0.999  # [start_clean]
 
 
-def test_layers_behind_the_first_see_all_clean_tokens_and_no_noisy_one(codec):
+def test_layers_after_the_first_see_all_clean_tokens_and_no_noisy_one(codec):
     model = new_model(codec, attn_implementation="eager")
     prompt = tiny_prompts([FRAMES], model.config)["input_ids"]
     ids = torch.cat([prompt, prompt[:, 1 : 1 + FRAMES * CODEBOOKS]], dim=1)
@@ -74,7 +75,7 @@ def test_layers_behind_the_first_see_all_clean_tokens_and_no_noisy_one(codec):
 
 
 def test_it_answers_with_the_codes_that_the_quantizer_gives_the_noisy_frames(codec, monkeypatch):
-    monkeypatch.setattr("training_dacse.requantizing.TRUST", 0.0)  # not even a hint of what the noisy codes are
+    monkeypatch.setattr(requantizing, "TRUST", 0.0)  # not even a hint of what the noisy codes are
     model = new_model(codec)
     prompts = tiny_prompts([FRAMES] * 8, model.config)
     codes = lambda ids: (ids.unflatten(1, (-1, CODEBOOKS)) - 5) % model.config.codebook_size  # noqa: E731
@@ -95,7 +96,7 @@ def test_the_noisy_code_is_trusted(codec):
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"num_attention_heads": 6}, {"hidden_size": 140}, {"tie_word_embeddings": True}, {"window_frames": None}],
+    [{"num_attention_heads": 6}, {"hidden_size": 140}, {"tie_word_embeddings": True}],
 )
 def test_a_shape_that_does_not_allow_it_is_refused(codec, overrides):
     with pytest.raises(ValueError, match="cannot start as the codec's quantizer"):

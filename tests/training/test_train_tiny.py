@@ -1,6 +1,5 @@
 """The recipe of the embedded model, from recordings to a card, on a tiny corpus: stages, slices, bars, sweep."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,12 +13,12 @@ from safetensors.torch import load_file
 import dacse  # noqa: F401
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
-from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
+from tests.training.tiny_recipe import load
 from training_dacse.codec.trainer import CodecTrainingArguments
-from training_dacse.tokens.cache import build_token_cache
-from training_dacse.clips.pairs import corpus_pairs
+from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
+from training_dacse.tokens.tokenize import TokenizeArguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "train_tiny"
 RECIPE = {
     "clip_seconds": [0.25, 0.5],
@@ -58,17 +57,16 @@ SETTINGS = {
         },
     },
     "decoder": {"max_seconds": 600, "max_steps": 3, "batch_size": 2, "segment_seconds": 0.4},
+    "tokens": {"clips": 16, "valid_clips": 2, "max_seconds": 0.25, "shard_size": 8},
     "subsampled": TRAINER | {"tokens_per_frame": 1, "save_strategy": "no"},
     "stage1": TRAINER
     | {
         "model": "tiny",
         "model_overrides": "hidden_size=91,num_hidden_layers=2,num_attention_heads=7,num_key_value_heads=1,"
         "head_dim=16,intermediate_size=64,initializer_range=0.02,attention_dropout=0.0,tie_word_embeddings=False",
+        "policy": {"minimum_risk": True},
         "start_as_quantizer": True,
         "tokens_per_frame": 2,
-        "window_seconds": 0.25,
-        "train_clips": 16,
-        "valid_clips": 2,
         "save_steps": 2,
     },
     "stage2": TRAINER | {"order": ["natural_noise"], "replay": 0.3, "save_strategy": "no"},
@@ -85,7 +83,7 @@ def place(tmp_path_factory):
     (folder / "settings").mkdir()
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    settings = SETTINGS | {"stage1": SETTINGS["stage1"] | {"recipe": str(recipe)}}
+    settings = SETTINGS | {"tokens": SETTINGS["tokens"] | {"recipe": str(recipe)}}
     for name, content in settings.items():
         (folder / "settings" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return folder
@@ -179,24 +177,14 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     assert run.settings["stage1"]["max_seconds"] == 5
     main.run_stages(run, None)
     assert gone[1 + len(main.STAGES) :] == list(main.STAGES)[list(main.STAGES).index("stage1") :]
-    other = run.with_settings("stage1", train_clips=7)  # the tokens are others then, and they come first
-    with pytest.raises(SystemExit, match="tokens was made with .*'train_clips': 5120.* give another --output"):
+    other = run.with_settings("tokens", clips=7)
+    with pytest.raises(SystemExit, match="tokens was made with .*'clips': 5120.* give another --output"):
         main.run_stages(other, None)
     with pytest.raises(settings.argparse.ArgumentTypeError, match="give codec="):
         settings.budget("card=3")
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7
     with pytest.raises(ValueError, match="decoder=9: these settings have no decoder.yaml"):
         run.with_budget("decoder", 9.0)
-
-
-def test_a_cache_encoded_in_one_process_equals_one_of_workers(place, trained):
-    codec = trained / "audio_tokenizer"
-    pairs = corpus_pairs(str(place / "corpus"), place / "recipe.yaml", 8000, 256, max_seconds=0.25, whole=True)
-    here, there = (
-        build_token_cache(place / name, pairs, codec, 6, shard_size=4, num_processes=2, device=device)
-        for name, device in (("here", None), ("there", "cpu"))
-    )
-    assert here.rows.to_list() == there.rows.to_list()
 
 
 def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypatch):
@@ -208,25 +196,16 @@ def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypat
     monkeypatch.setattr(sys, "argv", ["sweep.py", *map(str, options), "--output", str(place / "sweep")])
     monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     sweep.main()
-    results = json.loads((place / "sweep/results.json").read_text())["results"]
-    assert [figures["tokens/s"] for figures in results.values()] == [93.75, 62.5]  # 31.25 frames of 256 samples
-    assert results["3 x 16"]["kbit/s"] == 0.375
-    assert all(np.isfinite(value) for figures in results.values() for value in figures.values())
+    results = [
+        json.loads((place / f"sweep/results/{name}-0.json").read_text())["figures"] for name in ("3_x_16", "2_x_16")
+    ]
+    assert [figures["tokens/s"] for figures in results] == [93.75, 62.5]  # 31.25 frames of 256 samples
+    assert results[0]["kbit/s"] == 0.375
+    assert all(np.isfinite(value) for figures in results for value in figures.values())
+    assert "| 2 x 16 |" in (place / "sweep/results/results.md").read_text()
     written = (place / "sweep/3_x_16/figures.json").stat().st_mtime
     sweep.main()  # both are done
     assert (place / "sweep/3_x_16/figures.json").stat().st_mtime == written
-
-
-def load(module, name=None):
-    """A file of the recipe, imported as the program does."""
-    sys.path.insert(0, str(HERE))
-    try:
-        spec = importlib.util.spec_from_file_location(name or module, HERE / f"{module}.py")
-        sys.modules[spec.name] = loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        return loaded
-    finally:
-        sys.path.remove(str(HERE))
 
 
 def test_bars_are_read_off_a_summary_with_the_right_sign():
@@ -280,13 +259,17 @@ def test_shipped_settings_are_known_to_what_they_configure(device):
     read = settings.read_settings(device)
     CodecTrainingArguments("out", **read["codec"]["training"])
     CodecTrainingArguments("out", **read["decoder"])
+    start = {*load("train_lm").StartArguments.__dataclass_fields__}
     known = {
         name: {*DataArguments.__dataclass_fields__, *DacSeTrainingArguments.__dataclass_fields__, *settings.OWN}
         for name in ("subsampled", "stage1", "stage2", "adapters")
     }
+    known["subsampled"] |= start
+    known["stage1"] |= start
     known["stage2"] |= {*Stage2Arguments.__dataclass_fields__}
     known["adapters"] |= {*AdapterArguments.__dataclass_fields__}
+    known["tokens"] = {*TokenizeArguments.__dataclass_fields__}
     for stage, names in known.items():
         assert set(read[stage]) <= names
-    tasks = yaml.safe_load((ROOT / read["stage1"]["recipe"]).read_text())["tasks"]
+    tasks = yaml.safe_load((ROOT / read["tokens"]["recipe"]).read_text())["tasks"]
     assert {*read["stage2"].get("order", []), *sum(read["adapters"]["adapters"].values(), [])} <= set(tasks)
