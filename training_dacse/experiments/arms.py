@@ -1,116 +1,162 @@
-"""Variants of a run trained side by side on the same clips, and what came out of them as JSON, table and plot."""
+"""Variants of a run trained side by side on the same tokens and steps, and what they make of recordings.
 
-import json
-from collections.abc import Iterable
+Knows no metric: whoever runs an experiment brings one.
+"""
+
+from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-from accelerate import PartialState
-from transformers import DacModel, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, set_seed
 
-from processing_dacse.codec_dacse import decode_in_pieces
+from modeling_dacse import DacSeForEnhancement
+from processing_dacse import DacSeProcessor
 
-from ..lm.arguments import DacSeTrainingArguments, DataArguments
-from ..lm.listening import enhance_codes
-from ..lm.runs import make_data, make_model, make_trainer
-from ..lm.trainer import DacSeTrainer
-from ..tokens.cache import TokenCache
-from .codec.losses import MultiScaleMelLoss
+from ..lm.arguments import DacSeTrainingArguments, DataArguments, Stage2Arguments
+from ..lm.forgetting import ForgettingMatrix
+from ..lm.kinds import read_kind
+from ..lm.runs import last_checkpoint, make_data, make_model, make_objective, make_trainer
+from ..lm.sampling import SAMPLINGS
+from ..lm.stages import train_tasks
+from ..lm.weighting import WEIGHTINGS
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+SECOND_RATE = 0.3  # of the learning rate, in the second half of a run in two stages
+BATCH_SIZE = 32  # windows generated together
 
 
-def train_variant(
-    name: str, data: DataArguments, args: DacSeTrainingArguments, codec: DacModel, **settings
-) -> DacSeTrainer:
-    """Trains one variant on the clips all variants share and leaves it under `OUTPUT/NAME`.
+@dataclass(frozen=True)
+class Arm:
+    """One variant.
 
-    Args:
-        name: of the variant.
-        data, args: of every variant.
-        codec: that made the clips.
-        settings: fields of `data` or `args` that are this variant's own.
+    Attributes:
+        settings: fields of `DataArguments` and `DacSeTrainingArguments` that are its own.
+        stage2: if there is one, it takes the second half of the steps, as many for each sub-stage.
     """
-    own = {key: settings.pop(key) for key in list(settings) if key in DataArguments.__dataclass_fields__}
-    data, here = replace(data, **own), copy(args)
-    here.output_dir = str(Path(args.output_dir) / name)
-    for key, value in settings.items():
-        setattr(here, key, value)
-    set_seed(here.seed)
-    model = make_model(data, codec)
-    train, valid = make_data(data, args.output_dir, codec, model.config)
-    trainer = make_trainer(model, here, train, valid)
-    trainer.train()
-    trainer.save_model()
-    trainer.accelerator.wait_for_everyone()  # before anybody reads what the first process writes
-    return trainer
+
+    settings: dict = field(default_factory=dict)
+    stage2: Stage2Arguments | None = None
 
 
-@torch.inference_mode()
-def mel_distance(model, clips: TokenCache, codec: DacModel, num_clips: int, num_codebooks: int) -> float:
-    """Mean multi-scale mel distance between enhanced and clean clips.
+def arm_arguments(
+    arm: Arm, data: DataArguments, args: DacSeTrainingArguments, seed: int, folder: Path
+) -> tuple[DataArguments, DacSeTrainingArguments]:
+    """The arguments of an arm with a seed; it leaves its files in `folder`."""
+    names = {item.name for item in fields(DataArguments)}
+    data = replace(data, **{name: value for name, value in arm.settings.items() if name in names})
+    own = copy(args)
+    own.seed, own.output_dir = seed, str(folder)
+    for name, value in arm.settings.items():
+        known = {"sampling": SAMPLINGS, "weighting": WEIGHTINGS}.get(name)
+        if name not in names:
+            setattr(own, name, read_kind(name, value, known) if known else value)
+    return data, own
 
-    Args:
-        model: enhances greedily.
-        clips: held-out rows with all codebooks of the codec.
-        codec: decodes.
-        num_clips: how many of the first rows.
-        num_codebooks: how many of the first codebooks of what was generated are decoded.
+
+def train_arm(
+    arm: Arm, data: DataArguments, args: DacSeTrainingArguments, seed: int, folder: Path
+) -> tuple[DacSeForEnhancement, dict[str, float]]:
+    """Trains an arm; one that was stopped goes on.
+
+    Arms share `args.max_steps`, the warm-up as a share of them, the clips and, with the same seed, the first weights.
+
+    Returns:
+        The model, and `loss`, `loss/TASK` (held out, nats per token) and, after two stages, `forgetting`.
     """
-    loss, distances = MultiScaleMelLoss(codec.config.sampling_rate), []
-    for number in range(min(num_clips, len(clips))):
-        clip = clips[number]
-        generated = enhance_codes(model, clip["noisy"][: model.config.num_codebooks])[:num_codebooks]
-        enhanced, clean = (decode_in_pieces(codec, codes[None]) for codes in (generated, clip["clean"]))
-        distances.append(loss(enhanced, clean).item())
-    return float(np.mean(distances))
-
-
-def fit_power_law(parameters: Iterable[float], losses: Iterable[float]) -> tuple[float, float]:
-    """`scale` and `exponent` of `loss = scale * parameters ** -exponent`, by least squares of the logarithms.
-
-    The form without an irreducible loss (Kaplan et al. 2020, arXiv 2001.08361, eq. 1.1): three sizes cannot tell more.
-
-    >>> scale, exponent = fit_power_law([1e3, 1e4, 1e5], [8.0, 4.0, 2.0])
-    >>> round(scale), round(exponent, 3)
-    (64, 0.301)
-    """
-    slope, intercept = np.polyfit(np.log(list(parameters)), np.log(list(losses)), 1)
-    return float(np.exp(intercept)), float(-slope)
-
-
-def write_results(folder: str | Path, title: str, results: dict[str, dict[str, float]], **extra) -> None:
-    """The first process of a launch writes `results.json`, `results.md` (a row per variant) and `results.png` (bars).
-
-    Args:
-        folder: created when missing.
-        title: of table and plot.
-        results: figures by variant.
-        extra: further content of the JSON.
-    """
-    if not PartialState().is_main_process:
-        return
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"title": title, "results": results, **extra}, indent=2) + "\n")
-    columns = list(next(iter(results.values())))
-    lines = [f"# {title}", "", f"| variant | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, figures in results.items():
-        lines.append(f"| {name} | {' | '.join(f'{figures[column]:.4g}' for column in columns)} |")
-    (folder / "results.md").write_text("\n".join(lines) + "\n")
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(2.2 * len(columns), 1.5 + 0.4 * len(results)), sharey=True, squeeze=False
+    data, args = arm_arguments(arm, data, args, seed, folder)
+    if arm.stage2 is not None:
+        return train_in_two_stages(arm, data, args)
+    set_seed(args.seed)
+    model = make_model(data)
+    train, valid = make_data(data, model.config)
+    trainer = make_trainer(
+        model, args, train, valid, objective=make_objective(args, model.config, train, data.model)
     )
-    for plot, column in zip(axes[0], columns, strict=True):
-        plot.barh(list(results), [figures[column] for figures in results.values()])
-        plot.set_title(column, fontsize=8)
-    axes[0][0].invert_yaxis()  # shared: the first variant on top
-    figure.suptitle(title)
-    figure.tight_layout()
-    figure.savefig(folder / "results.png", dpi=120)
-    plt.close(figure)
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
+    return trainer.model, held_out(trainer.evaluate())
+
+
+def train_in_two_stages(
+    arm: Arm, data: DataArguments, args: DacSeTrainingArguments
+) -> tuple[DacSeForEnhancement, dict[str, float]]:
+    """Half of the steps on all tasks, half of them task by task."""
+    first, second = copy(args), copy(args)
+    first.max_steps, first.output_dir = args.max_steps // 2, str(Path(args.output_dir) / "first")
+    set_seed(args.seed)
+    model = make_model(data)
+    train, valid = make_data(data, model.config)
+    objective = make_objective(args, model.config, train, data.model)
+    trainer = make_trainer(model, first, train, valid, objective=objective)
+    trainer.train(resume_from_checkpoint=last_checkpoint(first.output_dir))
+    stage = replace(arm.stage2, order=arm.stage2.order or train.tasks)
+    second.max_steps = max(1, (args.max_steps - first.max_steps) // (len(stage.order) * stage.rounds))
+    second.learning_rate = SECOND_RATE * args.learning_rate
+    second.output_dir = str(Path(args.output_dir) / "second")
+    matrix = train_tasks(trainer.model, second, stage, train, valid, objective)
+    return trainer.model, matrix_figures(matrix, trainer.evaluate())
+
+
+def held_out(metrics: dict[str, float]) -> dict[str, float]:
+    """
+    >>> held_out({"eval_loss": 2.0, "eval_loss/noise": 3.0, "eval_runtime": 1.0})
+    {'loss': 2.0, 'loss/noise': 3.0}
+    """
+    return {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_loss")}
+
+
+def matrix_figures(matrix: ForgettingMatrix, metrics: dict[str, float]) -> dict[str, float]:
+    """Held-out losses, and how much was forgotten on average."""
+    return held_out(metrics) | {"forgetting": float(np.mean(list(matrix.forgetting().values())))}
+
+
+def evened_weights(losses: dict[str, float]) -> dict[str, float]:
+    """Weights that make the weighted losses of tasks equal, of mean 1, from `loss/TASK` of a run without any.
+
+    >>> evened_weights({"loss": 2.5, "loss/noise": 4.0, "loss/loss": 1.0})
+    {'noise': 0.4, 'loss': 1.6}
+    """
+    inverse = {name.removeprefix("loss/"): 1 / value for name, value in losses.items() if name.startswith("loss/")}
+    mean = sum(inverse.values()) / len(inverse)
+    return {task: round(value / mean, 3) for task, value in inverse.items()}
+
+
+Generate = Callable[[Tensor], Tensor]  # noisy codes (batch, codebook, frame) -> clean ones
+
+
+def generate_with(model: PreTrainedModel, processor: DacSeProcessor) -> Generate:
+    """Greedy clean codes of a language model."""
+
+    @torch.no_grad()
+    def generate(noisy: Tensor) -> Tensor:
+        prompts = processor.build_prompt(noisy).to(model.device)
+        rows = model.eval().generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False)
+        return torch.cat([processor.clean_codes(row) for row in rows.cpu()])
+
+    return generate
+
+
+def enhance_in_windows(
+    generate: Generate, processor: DacSeProcessor, waveform: np.ndarray, window_frames: int
+) -> np.ndarray:
+    """Enhances a recording (sample,) window by window, side by side without overlap.
+
+    Args:
+        generate: clean codes of noisy ones.
+        processor: encodes and decodes.
+        waveform: mono, at the processor's rate.
+        window_frames: of the clips that were trained on; the last window begins earlier.
+    """
+    noisy = processor.encode(waveform[None].astype(np.float32))
+    frames = noisy.shape[-1]
+    starts = sorted({min(start, max(0, frames - window_frames)) for start in range(0, frames, window_frames)})
+    windows = torch.cat([noisy[..., start : start + window_frames] for start in starts])
+    clean = torch.cat([generate(batch) for batch in windows.split(BATCH_SIZE)])
+    joined = torch.empty_like(noisy[:, : clean.shape[1]])
+    for start, window in zip(starts, clean, strict=True):
+        joined[0, :, start : start + window_frames] = window
+    return processor.decode_codes(joined)[0, : len(waveform)]
+
+

@@ -100,7 +100,8 @@ def spoil_frames(ids: Tensor, labels: Tensor, layout: PretrainedConfig, most: fl
     token = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     place = token - codes - 2
     drawn = torch.rand(ids.shape, device=ids.device) < most * torch.rand(len(ids), 1, device=ids.device)
-    spoiled = drawn.gather(1, place.clamp(min=0) // layout.num_codebooks) & (place >= 0) & (place < codes)
+    frame = layout.make_pattern().frames(int(codes.max()) // layout.num_codebooks).to(ids.device)
+    spoiled = drawn.gather(1, frame[place.clamp(0, len(frame) - 1)]) & (place >= 0) & (place < codes)
     noisy = ids.gather(1, (token - codes - 1).clamp(min=0))
     return {"input_ids": torch.where(spoiled, noisy, ids), "labels": labels.masked_fill(spoiled, IGNORED)}
 
