@@ -9,7 +9,8 @@ import soundfile
 from transformers import set_seed
 
 from evaluation_dacse.metrics import load_metric
-from evaluation_dacse.testsets import Clip, render_test_set
+from evaluation_dacse.rendering import render_test_set
+from evaluation_dacse.testsets import Clip
 from processing_dacse import DacSeProcessor
 from training_dacse.experiments.arms import Generate, enhance_in_windows
 from training_dacse.tokens.cache import TokenCache
