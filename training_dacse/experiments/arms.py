@@ -72,9 +72,7 @@ def train_arm(
     set_seed(args.seed)
     model = make_model(data)
     train, valid = make_data(data, model.config)
-    trainer = make_trainer(
-        model, args, train, valid, objective=make_objective(args, model.config, train, data.model)
-    )
+    trainer = make_trainer(model, args, train, valid, objective=make_objective(args, model.config, train, data.model))
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     return trainer.model, held_out(trainer.evaluate())
 
@@ -139,15 +137,20 @@ def generate_with(model: PreTrainedModel, processor: DacSeProcessor) -> Generate
 
 
 def enhance_in_windows(
-    generate: Generate, processor: DacSeProcessor, waveform: np.ndarray, window_frames: int
+    generate: Generate,
+    processor: DacSeProcessor,
+    waveform: np.ndarray,
+    window_frames: int,
+    decoder: DacSeProcessor | None = None,
 ) -> np.ndarray:
     """Enhances a recording (sample,) window by window, side by side without overlap.
 
     Args:
         generate: clean codes of noisy ones.
-        processor: encodes and decodes.
+        processor: encodes, and decodes unless there is a `decoder`.
         waveform: mono, at the processor's rate.
         window_frames: of the clips that were trained on; the last window begins earlier.
+        decoder: of what is generated, where that has other codebooks.
     """
     noisy = processor.encode(waveform[None].astype(np.float32))
     frames = noisy.shape[-1]
@@ -157,6 +160,4 @@ def enhance_in_windows(
     joined = torch.empty_like(noisy[:, : clean.shape[1]])
     for start, window in zip(starts, clean, strict=True):
         joined[0, :, start : start + window_frames] = window
-    return processor.decode_codes(joined)[0, : len(waveform)]
-
-
+    return (decoder or processor).decode_codes(joined)[0, : len(waveform)]

@@ -26,6 +26,7 @@ class FrameModel(PreTrainedModel):
     """
 
     config_class = DacSeConfig
+    _supports_sdpa = _supports_flash_attn = True
 
     def __init__(self, config: DacSeConfig, depth_layers: int = 0):
         super().__init__(config)
@@ -130,7 +131,7 @@ class FrameModel(PreTrainedModel):
 
 
 class FrameObjective(Objective):
-    """Cross-entropy of the codes of a `FrameModel`, among those of their codebook, from batches of ids of one length."""
+    """Cross-entropy of a `FrameModel`'s codes, among those of their codebook, from batches of clips of one length."""
 
     def __call__(self, model: FrameModel, batch: dict[str, Tensor]) -> TokenLosses:
         layout = self.layout

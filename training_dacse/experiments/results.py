@@ -73,7 +73,8 @@ class Results:
             remarks: lines under the table: what it was made with.
         """
         found = {arm: figures for arm, figures in self.read().items() if arm in arms}
-        rows = {arm: {name: interval(found[arm][name]) for name in self.best} for arm in arms if arm in found}
+        shown, nothing = [arm for arm in arms if arm in found], [math.nan]
+        rows = {arm: {name: interval(found[arm].get(name, nothing)) for name in self.best} for arm in shown}
         seeds = max(len(values) for figures in found.values() for values in figures.values())
         signs = {"high": " ↑", "low": " ↓", "none": ""}
         columns = [f"{name}{signs[best]}" for name, best in self.best.items()]
@@ -104,8 +105,10 @@ class Results:
 
 def cell(mean: float, reach: float) -> str:
     """
-    >>> cell(2.0, 0.25), cell(1234.5, float("nan"))
-    ('2.00 ± 0.25', '1.23e+03')
+    >>> cell(2.0, 0.25), cell(1234.5, float("nan")), cell(float("nan"), float("nan"))
+    ('2.00 ± 0.25', '1.23e+03', '')
     """
-    shown = f"{mean:.3g}" if abs(mean) >= 1000 else f"{mean:.2f}"
-    return shown if math.isnan(reach) else f"{shown} ± {reach:.2g}"
+    if math.isnan(mean):
+        return ""
+    shown = f"{mean:.3g}" if abs(mean) >= 1000 or 0 < abs(mean) < 0.01 else f"{mean:.2f}"
+    return shown if math.isnan(reach) or reach == 0 else f"{shown} ± {reach:.2g}"
