@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from machine import describe_machine
 
-from training_dacse.clips.pairs import corpus_pairs
-from training_dacse.clips.recipe import KINDS
+from training_dacse.clips.corpus import corpus_pairs
+from training_dacse.clips.degradations import KINDS
 from training_dacse.clips.rooms import SimulatedRooms
 
 RATE, HOP = 44100, 512

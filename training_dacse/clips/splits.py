@@ -38,7 +38,7 @@ def assign_splits(groups: Sequence[str], splits: Sequence[str] = SPLITS) -> np.n
     first, which gets the others.
 
     >>> assign_splits(["ann", "bob", "eve", "bob"]).tolist()
-    ['train', 'test', 'valid', 'test']
+    ['valid', 'test', 'train', 'test']
 
     Raises:
         ValueError: fewer groups than splits.

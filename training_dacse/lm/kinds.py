@@ -9,8 +9,9 @@ from typing import Any
 def read_kind(setting: str, value: dict | str, known: Mapping[str, type]) -> dict:
     """A setting as a dict of `kind` and what is that kind's own.
 
-    >>> read_kind("weighting", "dwa", {"dwa": dict}), read_kind("weighting", '{"kind": "dwa"}', {"dwa": dict})
-    ({'kind': 'dwa'}, {'kind': 'dwa'})
+    >>> known = {"plain": lambda tasks: None, "slow": lambda tasks, rate=1.0: None}
+    >>> read_kind("weighting", "plain", known), read_kind("weighting", '{"kind": "slow", "rate": 0.5}', known)
+    ({'kind': 'plain'}, {'kind': 'slow', 'rate': 0.5})
 
     Args:
         setting: its name, for messages.

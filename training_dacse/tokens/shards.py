@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow
 import torch
 from datasets import Features, List, Value
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from torch.utils.data import Dataset
 
 DESCRIPTION = "cache.json"
@@ -181,7 +181,7 @@ class Shards(Dataset):
             return str(self.folder / name)
         try:
             inside = f"{self.part}/{name}" if self.part else name
-            return hf_hub_download(self.source, inside, repo_type="dataset", revision=self.revision)
+            return HfApi().hf_hub_download(self.source, inside, repo_type="dataset", revision=self.revision)
         except (OSError, httpx.HTTPError) as error:
             raise OSError(
                 f"the stream of tokens from {self.source} broke at {name} ({error}); the run goes on from its last "
