@@ -7,6 +7,7 @@ from command_dacse.enhance import enhance
 from command_dacse.info import info
 from command_dacse.signals import stop_in_order
 from command_dacse.terminal import open_standard_streams
+from command_dacse.tokenize import tokenize
 from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 
@@ -20,6 +21,7 @@ app.command()(enhance)
 app.command()(evaluate)
 app.command()(info)
 app.command("app")(demo)
+app.command()(tokenize)
 app.command()(push)
 app.command()(convert)
 app.command()(verify)

@@ -138,7 +138,9 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
 
 def folder_test_set(folder: Path) -> TestSet:
     """Pairs where there are any, else every recording below the folder without a reference."""
-    from training_dacse.pairs import AUDIO_SUFFIXES, find_pairs  # not above: worker processes do without
+    # not above: worker processes do without
+    from training_dacse.clips.recorded import find_pairs
+    from training_dacse.clips.sources import AUDIO_SUFFIXES
 
     try:
         pairs = find_pairs(folder)

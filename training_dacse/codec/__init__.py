@@ -1,0 +1,1 @@
+"""Trains small codecs (`DacModel`): where they start, codebooks, losses, discriminators, the loop."""
