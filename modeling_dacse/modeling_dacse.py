@@ -50,7 +50,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
         Args:
             pretrained_model_name_or_path: As for `transformers.PreTrainedModel.from_pretrained`.
             args: As there.
-            kwargs: As there.
+            kwargs: As there; with `output_loading_info` the caller is told what does not fit and may go on.
 
         Raises:
             ValueError: If weights are damaged, missing, too many, or of other shapes than the configuration's.
@@ -67,7 +67,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
                 f"the weights in {pretrained_model_name_or_path} are damaged ({error}): get them again"
             ) from error
         for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info[fault]:
+            if info[fault] and not wants_info:
                 raise ValueError(
                     f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"

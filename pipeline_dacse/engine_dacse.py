@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .adapters_dacse import Adapters
@@ -174,7 +175,7 @@ class Enhancer:
     ) -> tuple[torch.LongTensor, list[torch.FloatTensor | None]]:
         """Generated rows, and for each of them the probabilities of its tokens, or None."""
         pad = self.processor.pad_token_id
-        input_ids = _pad(prompts, pad, "left").to(self.model.device)
+        input_ids = pad_sequence(prompts, True, pad, "left").to(self.model.device)
         ids = self.model.generate(input_ids=input_ids, attention_mask=(input_ids != pad).long(), **arguments)
         if not wants_confidence:
             return ids, [None] * len(ids)
@@ -188,7 +189,7 @@ class Enhancer:
             prompt[1:-1].masked_fill(window.free.repeat_interleave(len(window.codes)), -1)
             for window, prompt in zip(windows, prompts, strict=True)
         ]
-        return _pad(rows, -1, "right")
+        return pad_sequence(rows, batch_first=True, padding_value=-1)
 
     def _read_answer(
         self, window: Window, row: torch.LongTensor, probabilities: torch.FloatTensor | None
@@ -346,7 +347,3 @@ class _Call:
         """Of a window's own random stream, as a signed number of 64 bits."""
         sequence = np.random.SeedSequence(entropy=(self.seed, recording.index, window.channel, window.index))
         return int(sequence.generate_state(1, np.uint64)[0].astype(np.int64))
-
-
-def _pad(rows: list[torch.LongTensor], value: int, side: str) -> torch.LongTensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, True, value, side)
