@@ -121,9 +121,11 @@ def publish(output: Path, summary: dict, root: Path, credits: list[str]) -> None
 
 def put_table(readme: str, summary: dict) -> str:
     """The README with the digest of a run between its two marks."""
+    phones = " PER is the share of phones that a small recogniser hears otherwise than in the clean recording."
     notes = (
         f"{about(summary)} Means over the same clips for all systems; the best enhancer of each column is bold, "
-        "whoever it is; work in seconds of one core per second of audio. [Listen](docs/samples/index.html)."
+        "whoever it is; work in seconds of one core per second of audio."
+        f"{phones if 'per' in summary['metrics'] else ''} [Listen](docs/samples/index.html)."
     )
     text = "\n\n".join([digest_table(summary), notes, footer(summary)])
     return BLOCK.sub(lambda _: f"{text}\n", readme)
