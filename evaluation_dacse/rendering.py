@@ -51,7 +51,7 @@ def render_test_set(
     name, hub_id = Path(speech).stem, None
     if isinstance(preset, SpeechPreset):
         name, hub_id = speech.partition(":")[0], preset.hub_id
-        speech = write_manifest(folder / "speech.csv", preset.find(Path(rest)))
+        speech = write_manifest(folder / "speech.csv", preset.find(Path(rest)), split)
     pairs = corpus_pairs(speech, recipe, sampling_rate, hop_length=1, split=split, seed=seed, **sources)
     recordings = [pairs.speech.name(index) for index in range(len(pairs.speech))]
     known = speakers_of(speech)
@@ -146,10 +146,10 @@ def speakers_of(speech: str) -> dict[str, str]:
     return {str((path.parent / recording).resolve()): str(speaker) for recording, speaker in named}
 
 
-def write_manifest(path: Path, recordings: Iterable[tuple[Path, float, str]]) -> str:
-    """Writes paths, seconds and speakers as training reads them; returns the manifest's path."""
+def write_manifest(path: Path, recordings: Iterable[tuple[Path, float, str]], split: str) -> str:
+    """Writes paths, seconds and speakers as training reads them, all of one split; returns the manifest's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(recording.resolve(), seconds, speaker) for recording, seconds, speaker in recordings]
+    rows = [(recording.resolve(), seconds, speaker, split) for recording, seconds, speaker in recordings]
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "seconds", "speaker"), *rows])
+        csv.writer(file).writerows([("path", "seconds", "speaker", "split"), *rows])
     return str(path)
