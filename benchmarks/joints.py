@@ -11,11 +11,13 @@ makes of it under noise of its own, DB below the audio, so that neighbours diffe
 import argparse
 
 import numpy as np
+import torch
 from machine import describe_machine
 from transformers import pipeline
 
 import dacse
-from pipeline_dacse.recording_dacse import EnhancedWindow, Window
+from pipeline_dacse import EnhanceOptions
+from pipeline_dacse.recording_dacse import EnhancedWindow, Recording, Window
 
 MARGIN_FRAMES = 16  # more than a frame of the codec sees
 
@@ -37,13 +39,14 @@ def simulate(enhance, recording: dict, windows: list[Window], decibels: float) -
 
 def join_codes(enhance, rows) -> np.ndarray:
     """The pipeline's way."""
-    return enhance.postprocess([{"row": row} for row in rows])["audio"]
+    codes = [row.owned(row.codes) for row in rows]
+    return enhance.processor.decode_codes(torch.cat(codes, dim=-1)[None])[0]
 
 
 def cross_fade(enhance, rows) -> np.ndarray:
     """The other way: linear fades over each overlap."""
     hop = enhance.processor.hop_length
-    audio = np.zeros(rows[0].window.num_frames * hop)
+    audio = np.zeros(rows[-1].window.span.stop * hop)
     weight = np.zeros_like(audio)
     spans = [row.window.span for row in rows]
     for row, span, left, right in zip(rows, spans, [None, *spans], [*spans[1:], None], strict=False):
@@ -86,17 +89,18 @@ def main() -> None:
     args = parser.parse_args()
 
     enhance = pipeline("audio-enhancement", model=args.model)
-    processor = enhance.processor
+    processor, options = enhance.processor, EnhanceOptions(window_seconds=args.window_seconds)
+    arguments = enhance.enhancer.check(options)
     ways = {"codes": join_codes, "cross-fade": cross_fade}
     clicks, levels = {way: [] for way in ways}, {way: [] for way in ways}
     for path in args.audio:
         waveform, rate = processor.load_audio(path)
         recording = {"array": waveform[0], "sampling_rate": rate}
-        items = list(enhance.preprocess(recording, window_seconds=args.window_seconds))
+        windows = list(Recording(processor, recording, options, enhance.model.config.max_frames).windows())
         if args.simulate is None:
-            rows = [enhance.forward(item)["row"] for item in items]
+            rows = enhance.enhancer.answer(windows, None, options, arguments)
         else:
-            rows = simulate(enhance, recording, [item["window"] for item in items], args.simulate)
+            rows = simulate(enhance, recording, windows, args.simulate)
         joints = np.array([row.window.span.last for row in rows[:-1]]) * processor.hop_length
         if not len(joints):
             continue  # one window holds all of it

@@ -40,7 +40,7 @@ class RowByRow(LogitsProcessor):
 
 
 def naive_generate(llama: LlamaForCausalLM, config, prompt: torch.LongTensor, num_tokens: int | None = None):
-    """Greedy clean ids (1, token) behind one prompt (1, token): as many as noisy ones, or the first `num_tokens`."""
+    """Greedy clean ids (1, token) after one prompt (1, token): as many as noisy ones, or the first `num_tokens`."""
     return llama.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
@@ -57,9 +57,10 @@ def naive_enhance(llama: LlamaForCausalLM, config, processor: ProcessorMixin, wa
     samples = torch.from_numpy(waveform)
     padded = torch.nn.functional.pad(samples, (0, -len(samples) % processor.hop_length))
     codes = codec.encode(padded[None, None]).audio_codes
-    length = window_frames(None, processor.frame_rate, config.max_frames, config.window_frames)
+    length = window_frames(None, processor.frame_rate, config.max_frames, processor.window_frames)
     pieces = []
-    for span in split_windows(codes.shape[-1], length, overlap_frames(None, processor.frame_rate, length)):
+    overlap = overlap_frames(None, processor.frame_rate, length)
+    for span in split_windows(lambda stop: min(stop, codes.shape[-1]), length, overlap):
         ids = naive_generate(llama, config, processor.build_prompt(codes[..., span.start : span.stop]))
         pieces.append(processor.clean_codes(ids[0])[..., span.first - span.start : span.last - span.start])
     return codec.decode(audio_codes=torch.cat(pieces, dim=-1)).audio_values[0, : len(waveform)].numpy()

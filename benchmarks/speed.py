@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from machine import describe_machine
@@ -30,7 +31,7 @@ from speed_rows import CPU_ROWS, FULL, GPU_ROWS, QUICK
 
 import dacse
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from pipeline_dacse.companions_dacse import default_batch_size
+from pipeline_dacse import Enhancer
 
 # Of a copy that says how fast memory is: far more than any cache, and on a GPU than it takes to begin.
 COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}
@@ -64,13 +65,18 @@ def describe_memory() -> list[str]:
             layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
             weights = layers * dtype.itemsize + (model.num_parameters() - layers) * model.dtype.itemsize
             width = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-            frames = config.window_frames or min(config.max_frames, WINDOW_FRAMES)
+            frames = min(config.max_frames, WINDOW_FRAMES)
             cache = 2 * width * (2 * frames * config.num_codebooks + 3) * model.dtype.itemsize
             lines.append(
                 f"| {name} | {str(dtype).removeprefix('torch.')} | {weights / GIGABYTE:.3f} | {cache / GIGABYTE:.4f} |"
-                f" {default_batch_size(model)} |"
+                f" {windows_together(model)} |"
             )
     return lines
+
+
+def windows_together(model: DacSeForEnhancement) -> int:
+    """How many windows the engine takes at a time."""
+    return Enhancer(model, SimpleNamespace(**model.config.to_dict(), window_frames=None)).default_batch_size()
 
 
 def processor_seconds() -> float:
@@ -154,7 +160,7 @@ def write_table(results: list[dict]) -> str:
         "The baseline is `benchmarks/naive.py`: one window at a time through `LlamaForCausalLM.generate`, a mask",
         "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
         "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
-        "up for the ratio. `bfloat16` and `int8` are asked for with `dtype`; only float32 keeps the baseline's ids.",
+        "up for the ratio. Only float32 keeps the baseline's ids.",
         "The file is compared as the model generates it, as the baseline does; `with the recording kept` is the",
         "embedded model's default (`keep_recording`).",
         "The memory limit is the time it takes to read what every token needs, weights and what was said so far, as",

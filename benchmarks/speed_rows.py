@@ -1,7 +1,7 @@
 """The rows of the speed table: what is run, against what, and what is wanted. Knows no clock and no table.
 
 Every row is a function of a `Scale` that returns a `Row` of calls which do the same work. Weights are random where
-only their size matters; random weights never say what the noisy ids say: those rows show decoding without drafts.
+only their size matters.
 """
 
 import copy
@@ -20,15 +20,9 @@ from naive import naive_enhance, naive_generate, plain_llama
 from transformers import DacConfig, DacModel, pipeline
 
 import dacse
-from modeling_dacse.int8_dacse import quantize_layers
-from pipeline_dacse.companions_dacse import is_imitated
-from pipeline_dacse.windows_dacse import (
-    check_regions,
-    frames_in_regions,
-    overlap_frames,
-    split_windows,
-    window_frames,
-)
+from modeling_dacse.fast.decoding import decode_grid
+from pipeline_dacse.device_dacse import is_imitated
+from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_frames
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 
 SPEECH = Path(__file__).parents[1] / "examples/audio/inaugural_1961.wav"
@@ -114,17 +108,17 @@ def released_grid_file(scale: Scale, device: str) -> Row:
 
 def file_row(seconds: float, enhance, name: str) -> Row:
     processor, config, rate = enhance.processor, enhance.model.config, enhance.processor.sampling_rate
-    waveform, llama, stock = speech(seconds, rate), plain_llama(enhance.model), copy.deepcopy(processor)
-    length = window_frames(None, processor.frame_rate, config.max_frames, config.window_frames)
-    overlap = overlap_frames(None, processor.frame_rate, length)
-    windows = list(split_windows(-(-len(waveform) // processor.hop_length), length, overlap))
+    waveform, llama = speech(seconds, rate), plain_llama(enhance.model)
+    length = window_frames(None, processor.frame_rate, config.max_frames, processor.window_frames)
+    overlap, num_frames = overlap_frames(None, processor.frame_rate, length), -(-len(waveform) // processor.hop_length)
+    windows = list(split_windows(lambda stop: min(stop, num_frames), length, overlap))
     first = waveform[: length * processor.hop_length]
     calls = {
-        "baseline": lambda: naive_enhance(llama, config, stock, first),
+        "baseline": lambda: naive_enhance(llama, config, processor, first),
         # as the baseline does; keeping the recording's own sound is work that only one of them has
         "dacse": lambda: enhance(waveform, sampling_rate=rate, keep_recording=False),
     }
-    if config.keep_recording:
+    if processor.keep_recording:
         calls["with the recording kept"] = lambda: enhance(waveform, sampling_rate=rate)
     return Row(
         f"{seconds:g} s file, {name}, whole pipeline",
@@ -132,7 +126,7 @@ def file_row(seconds: float, enhance, name: str) -> Row:
         calls,
         baseline_share=1 / len(windows),
         audio_seconds=seconds,
-        facts={"windows": len(windows), "together": enhance._batch_size},
+        facts={"windows": len(windows), "together": enhance.enhancer.default_batch_size()},
     )
 
 
@@ -163,10 +157,17 @@ def bytes_of_tokens(model, prompt: torch.Tensor, tokens: int) -> int:
 
 
 def in_int8(model):
-    """A copy of a model with matrices of 8 bits, as `dtype="int8"` loads them."""
-    model = copy.deepcopy(model)
-    quantize_layers(model)
-    return model
+    """A copy of a model with matrices of 8 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return dacse.DacSeForEnhancement.from_pretrained(
+            folder, quantization_config=dacse.Int8Config(), dtype=model.dtype
+        )
+
+
+def fast(model, prompt: torch.LongTensor, tokens: int) -> torch.LongTensor:
+    """Clean ids by the fast decoder."""
+    return model.generate(prompt, max_new_tokens=tokens, custom_generate=decode_grid)
 
 
 def window(scale: Scale, device: str, name: str) -> Row:
@@ -177,7 +178,7 @@ def window(scale: Scale, device: str, name: str) -> Row:
     if not is_imitated(torch.bfloat16):
         models["dacse bfloat16"] = copy.deepcopy(model).bfloat16()
     models["dacse int8"] = in_int8(models.get("dacse bfloat16", model))
-    generate = {name: partial(one.generate, prompt, max_new_tokens=tokens) for name, one in models.items()}
+    generate = {name: partial(fast, one, prompt, tokens) for name, one in models.items()}
     return Row(
         f"4 s window alone, {name} parameters, {tokens} tokens",
         "4 x",
@@ -197,46 +198,11 @@ def large(scale: Scale, device: str) -> Row:
         "2.5 x",
         {
             "baseline": lambda: naive_generate(llama, model.config, prompt, scale.large_tokens),
-            "dacse": lambda: model.generate(prompt, max_new_tokens=scale.large_tokens),
-            "dacse int8": lambda: small.generate(prompt, max_new_tokens=scale.large_tokens),
+            "dacse": lambda: fast(model, prompt, scale.large_tokens),
+            "dacse int8": lambda: fast(small, prompt, scale.large_tokens),
         },
         count=scale.large_tokens,
         bytes_read=bytes_of_tokens(model, prompt, scale.large_tokens),
-    )
-
-
-def packet_loss(scale: Scale, device: str) -> Row:
-    """Speech with a fifth of its packets lost: passes through the layers, the embedded model, greedy."""
-    enhance = pipeline("audio-enhancement", device=device)
-    model, processor = enhance.model, enhance.processor
-    counted = copy.deepcopy(model).cpu()  # where every pass calls the layers: on a GPU they are captured
-    waveform, gaps = speech(2.0, processor.sampling_rate), []
-    generator, packet = np.random.default_rng(0), processor.sampling_rate * 3 // 20
-    for start in range(0, len(waveform), packet):
-        if generator.random() < 0.2:
-            waveform[start : start + packet] = 0
-            gaps.append((start / processor.sampling_rate, (start + packet) / processor.sampling_rate))
-    codes = processor.encode(waveform[None])[..., : model.config.max_frames]
-    prompt, llama, passes = processor.build_prompt(codes).to(device), plain_llama(model), []
-    is_lost = torch.from_numpy(frames_in_regions(check_regions(gaps), 0, codes.shape[-1], processor.frame_rate))
-    kept = prompt[:, 1:-1].cpu().masked_fill(is_lost.repeat_interleave(codes.shape[-2]), -1)
-    counted.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
-    counted.generate(prompt.cpu())
-    with_draft = len(passes)
-    counted.generate(prompt.cpu(), forced_ids=kept)
-    ids = model.generate(prompt)[:, prompt.shape[1] : -1]
-    expected = naive_generate(llama, model.config, prompt)
-    return Row(
-        "2 s with lost packets, embedded model, noisy ids as draft",
-        "3 x fewer passes, ids identical",
-        {"baseline": lambda: naive_generate(llama, model.config, prompt), "dacse": lambda: model.generate(prompt)},
-        count=ids.shape[1],
-        facts={
-            "times fewer passes": round(ids.shape[1] / with_draft, 2),
-            "with the gaps as regions": round(ids.shape[1] / (len(passes) - with_draft), 2),
-            "ids identical": bool(torch.equal(ids, expected)),
-            "clean ids that are the noisy ones": round(float((ids == prompt[:, 1:-1]).float().mean()), 2),
-        },
     )
 
 
@@ -251,11 +217,9 @@ def codec(scale: Scale, device: str, released: bool) -> Row:
     waveform = torch.from_numpy(speech(seconds, model.config.sampling_rate))[None].to(device)
     waveform = waveform[:, : waveform.shape[1] // model.config.hop_length * model.config.hop_length]
 
-    stock = copy.deepcopy(model)  # `model` gets quicker layers when it first runs in pieces
-
     def whole():
         with torch.inference_mode():
-            return stock.decode(audio_codes=stock.encode(waveform[:, None]).audio_codes)
+            return model.decode(audio_codes=model.encode(waveform[:, None]).audio_codes)
 
     return Row(
         f"{'released-size' if released else 'embedded'} codec there and back, {seconds:.3g} s",
@@ -293,7 +257,7 @@ def gpu_windows(scale: Scale, device: str, rows: int, what: str, goal: str) -> R
         goal,
         {
             "baseline": lambda: naive_generate(llama, model.config, prompts[:1], scale.window_tokens),
-            "dacse": lambda: model.generate(prompts, max_new_tokens=tokens),
+            "dacse": lambda: fast(model, prompts, tokens),
         },
         baseline_share=scale.window_tokens / (rows * tokens),
         audio_seconds=rows * scale.window_frames / FRAME_RATE,
@@ -318,7 +282,6 @@ CPU_ROWS = {
     "window14": lambda scale, device: window(scale, device, "14M"),
     "window30": lambda scale, device: window(scale, device, "30M"),
     "large": large,
-    "packets": packet_loss,
     "codec": lambda scale, device: codec(scale, device, released=False),
     "codec_released": lambda scale, device: codec(scale, device, released=True),
     "command": command,

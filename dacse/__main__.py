@@ -1,5 +1,5 @@
 """`python -m dacse`."""
 
-from dacse.cli import main
+from command_dacse.cli import main
 
 main()

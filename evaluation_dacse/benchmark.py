@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas
 
 from .metrics import METRICS, metrics_at_hand, split_metric
-from .rivals import RIVALS
+from .rivals import RIVALS, rival_version
 from .summary import summarize
 from .systems import BOUNDS, split_spec
 from .testsets import TestSet, write_json
@@ -126,7 +126,7 @@ def system_version(spec: str) -> str:
     if name in BOUNDS:
         return "-"
     if name in RIVALS:
-        return metadata.version(RIVALS[name].package)
+        return rival_version(name)
     if not Path(model).is_dir():
         return "Hub"
     digest = hashlib.sha256()

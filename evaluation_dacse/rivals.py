@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 
@@ -167,12 +168,11 @@ RIVALS = {
 }
 
 
-def load_rival(name: str, device: str) -> PerChannel:
-    """A rival by its name.
+def rival_version(name: str) -> str:
+    """The version of a rival's package.
 
     Raises:
         ImportError: it is not installed, or is no package; the message says how to get it.
-        OSError: its weights cannot be had.
     """
     rival = RIVALS[name]
     if rival.make is None:
@@ -181,6 +181,17 @@ def load_rival(name: str, device: str) -> PerChannel:
             "score what it wrote as the system 'folder:DIR'"
         )
     try:
-        return rival.make(device)
-    except ModuleNotFoundError as error:
-        raise ImportError(f"system {name!r} needs {error.name!r}: pip install {rival.package}") from error
+        return metadata.version(rival.package)
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(f"system {name!r} needs its package: pip install {rival.package}") from error
+
+
+def load_rival(name: str, device: str) -> PerChannel:
+    """A rival by its name.
+
+    Raises:
+        ImportError: it is not installed, or is no package; the message says how to get it.
+        OSError: its weights cannot be had.
+    """
+    rival_version(name)
+    return RIVALS[name].make(device)

@@ -47,12 +47,7 @@ def load_system(spec: str, device: str = "cpu") -> System:
         return Recordings(model)
     if name in CHECKPOINTS:
         return Codec(model, device) if name == "codec" else DacSe(model, adapter or None, device, name == "generated")
-    if name in BOUNDS:
-        return Untouched(name)
-    if name not in RIVALS:
-        known = ", ".join((*BOUNDS, *CHECKPOINTS, "folder:DIR", *RIVALS))
-        raise ValueError(f"unknown system {name!r}; known are {known}")
-    return load_rival(name, device)
+    return Untouched(name) if name in BOUNDS else load_rival(name, device)
 
 
 def split_spec(spec: str) -> tuple[str, str, str]:
@@ -60,9 +55,15 @@ def split_spec(spec: str) -> tuple[str, str, str]:
 
     >>> split_spec("dacse:org/dac-se1+dereverb"), split_spec("folder:a+b")
     (('dacse', 'org/dac-se1', 'dereverb'), ('folder', 'a+b', ''))
+
+    Raises:
+        ValueError: unknown name.
     """
     head, _, adapter = spec.partition("+") if spec.startswith(CHECKPOINTS) else (spec, "", "")
     name, _, model = head.partition(":")
+    if name not in (*BOUNDS, *CHECKPOINTS, *RIVALS, "folder"):
+        known = ", ".join((*BOUNDS, *CHECKPOINTS, "folder:DIR", *RIVALS))
+        raise ValueError(f"unknown system {name!r}; known are {known}")
     if name in CHECKPOINTS and not model:
         model = str(importlib.resources.files("dacse") / "tiny")
     return name, model, adapter

@@ -65,7 +65,7 @@ def model_card(
         khz=f"{processor.sampling_rate / 1000:g}",
         frame_rate=f"{processor.frame_rate:.2f}",
         token_rate=f"{processor.frame_rate * processor.num_codebooks:.1f}",
-        window_seconds=f"{(model.config.window_frames or model.config.max_frames) / processor.frame_rate:.2f}",
+        window_seconds=f"{(processor.window_frames or model.config.max_frames) / processor.frame_rate:.2f}",
         files_at=files_at,
     )
 

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from modeling_dacse import DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
-from pipeline_dacse.companions_dacse import TOKEN_LAYOUT
+from pipeline_dacse.layout_dacse import TOKEN_LAYOUT
 from processing_dacse import DacSeProcessor
 
 from .adapter import CONFIG_NAME, copy_adapter

@@ -1,9 +1,9 @@
-"""The codebook grid: which ids may come next, as stateless logits processors. Knows ids only: no weights, audio or file.
+"""The codebook grid: which ids may come next, as stateless logits processors. Knows ids only: no weights or audio.
 
-A finished row is `[bos] noisy [start_clean] clean [eos]`, as in training, with as many clean ids as noisy ones, and each
-clean id is of the codebook of the noisy id at its place. So which ids may come next depends on a row's prompt and on how
-far the row has come, on nothing that was generated: the whole schedule is drawn up once, from the prompt, and a step
-only looks it up.
+A finished row is `[bos] noisy [start_clean] clean [eos]`, as in training, with as many clean ids as noisy ones, and
+each clean id is of the codebook of the noisy id at its place. So which ids may come next depends on a row's prompt and
+on how far the row has come, on nothing that was generated: the whole schedule is drawn up once, from the prompt, and a
+step only looks it up.
 """
 
 import torch
@@ -15,26 +15,25 @@ Schedule = tuple[torch.LongTensor, torch.LongTensor]  # lowest legal id, first i
 
 
 def count_tokens(prompt_ids: torch.LongTensor, config: DacSeConfig) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Counts each row's noisy codes, and the clean codes already begun.
+    """Counts each row's noisy codes, and the tokens that follow `start_clean` already.
 
-    >>> prompts = torch.tensor([[1, 1, 0, 5, 7, 3], [0, 5, 7, 3, 6, 8]])
+    >>> prompts = torch.tensor([[1, 1, 1, 0, 5, 7, 3], [0, 5, 7, 3, 6, 8, 2]])
     >>> count_tokens(prompts, DacSeConfig(num_codebooks=2, codebook_size=2))
-    (tensor([2, 2]), tensor([0, 2]))
+    (tensor([2, 2]), tensor([0, 3]))
 
     Args:
         prompt_ids: (batch, token): left-padded `[bos] noisy [start_clean] clean`.
         config: The token layout.
 
     Returns:
-        Noisy tokens and clean tokens, each (batch,).
+        Noisy tokens and tokens after `start_clean`, each (batch,).
     """
-    is_code = prompt_ids >= config.first_code_id
-    is_clean = (prompt_ids == config.start_clean_token_id).cumsum(-1) > 0
-    return (is_code & ~is_clean).sum(-1), (is_code & is_clean).sum(-1)
+    is_after = (prompt_ids == config.start_clean_token_id).cumsum(-1) > 0
+    return ((prompt_ids >= config.first_code_id) & ~is_after).sum(-1), is_after.sum(-1) - 1
 
 
 def check_prompt(prompt_ids: torch.LongTensor, config: DacSeConfig) -> None:
-    """Refuses all but `[bos] noisy [start_clean]`, with clean tokens begun or not, in the order of the pattern.
+    """Refuses all but `[bos] noisy [start_clean]`, with clean tokens begun or ended, in the order of the pattern.
 
     Args:
         prompt_ids: (batch, token): left-padded prompts.
@@ -42,15 +41,15 @@ def check_prompt(prompt_ids: torch.LongTensor, config: DacSeConfig) -> None:
 
     Raises:
         ValueError: For the first row without `start_clean`, whose noisy part is not whole frames or exceeds the
-            context, with more clean than noisy tokens, or with an id that is not of its place's codebook.
+            context, or with an id that is not of its place's codebook, or after the last clean token not `eos`.
     """
     starts = (prompt_ids == config.start_clean_token_id).sum(-1)
     if row := _first(starts != 1):
         raise ValueError(
-            f"row {row[0]} of the prompt has {int(starts[row])} start_clean tokens (id {config.start_clean_token_id}): "
-            "a prompt is [bos] noisy [start_clean], as the processor builds it"
+            f"row {row[0]} of the prompt has {int(starts[row])} start_clean tokens (id {config.start_clean_token_id}):"
+            " a prompt is [bos] noisy [start_clean], as the processor builds it"
         )
-    noisy, begun = count_tokens(prompt_ids, config)
+    noisy, _ = count_tokens(prompt_ids, config)
     frames, rest = noisy // config.num_codebooks, noisy.remainder(config.num_codebooks)
     if row := _first((noisy == 0) | (rest != 0)):
         raise ValueError(
@@ -62,17 +61,15 @@ def check_prompt(prompt_ids: torch.LongTensor, config: DacSeConfig) -> None:
             f"row {row[0]} of the prompt has {int(frames[row])} frames, but a context of "
             f"{config.max_position_embeddings} tokens holds {config.max_frames}: enhance shorter windows"
         )
-    if row := _first(begun > noisy):
-        raise ValueError(
-            f"row {row[0]} of the prompt has {int(begun[row])} clean tokens for {int(noisy[row])} noisy ones: give at "
-            "most as many"
-        )
-    expected = _expected_codebooks(prompt_ids, noisy, config)
-    codebook = (prompt_ids - config.first_code_id).div(config.codebook_size, rounding_mode="floor")
-    if place := _first((expected >= 0) & (codebook != expected)):
+    lowest, stop = _expected_ids(prompt_ids, noisy, config)
+    if place := _first((prompt_ids < lowest) | (prompt_ids >= stop)):
         raise ValueError(
             f"id {int(prompt_ids[place])} at token {place[1]} of row {place[0]} of the prompt is not of codebook "
-            f"{int(expected[place])}: codes go in the {config.pattern} pattern, padding on the left"
+            f"{int(lowest[place] - config.first_code_id) // config.codebook_size}: codes go in the {config.pattern} "
+            "pattern, padding on the left"
+            if lowest[place] >= config.first_code_id
+            else f"id {int(prompt_ids[place])} at token {place[1]} of row {place[0]} of the prompt comes after as many"
+            f" clean tokens as noisy ones: there eos (id {config.eos_token_id}) comes, and then padding"
         )
 
 
@@ -282,7 +279,9 @@ def gumbel_noise(seeds: torch.LongTensor, token: int | torch.LongTensor, ids: to
     mixed = seeds + (token * 2**32 + ids + 1) * -0x61C8864680B583EB  # 64-bit constants as torch's signed integers
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ _shift(mixed, shift)) * factor
-    uniform = (_shift(mixed ^ _shift(mixed, 31), 40).float() + 0.5) * 2.0**-24
+    uniform = (
+        _shift(mixed ^ _shift(mixed, 31), 41).float() + 0.5
+    ) * 2.0**-23  # never 0 or 1, as float32 is exact here
     return -(-uniform.log()).log()
 
 
@@ -299,21 +298,25 @@ def _lowest_ids(prompt_ids: torch.LongTensor, clean: torch.LongTensor, config: D
     return config.first_code_id + twin.div(config.codebook_size, rounding_mode="floor") * config.codebook_size
 
 
-def _expected_codebooks(
-    prompt_ids: torch.LongTensor, noisy: torch.LongTensor, config: DacSeConfig
-) -> torch.LongTensor:
-    """The codebook of each token of a prompt (row, token), -1 for what is no code."""
+def _expected_ids(prompt_ids: torch.LongTensor, noisy: torch.LongTensor, config: DacSeConfig) -> Schedule:
+    """Which ids may stand at each token of a prompt (row, token): lowest, and first above. Any where none is due."""
     pattern = config.make_pattern()
     start = (prompt_ids == config.start_clean_token_id).int().argmax(-1)
-    columns = torch.arange(prompt_ids.shape[1], device=prompt_ids.device)
-    expected = torch.full_like(prompt_ids, -1)
+    offset = torch.arange(prompt_ids.shape[1], device=prompt_ids.device) - start[:, None]
+    place = torch.where(offset > 0, offset - 1, offset + noisy[:, None])  # in its half of the row
+    lowest, stop = torch.zeros_like(prompt_ids), torch.full_like(prompt_ids, config.vocab_size)
     for count in noisy.unique().tolist():  # rows of equal length have one order
         order = pattern.codebooks(count // config.num_codebooks).to(prompt_ids.device)
-        offset = columns - start[:, None]
-        place = torch.where(offset > 0, offset - 1, offset + count)
-        is_code = (noisy == count)[:, None] & (offset != 0) & (place >= 0) & (place < count)
-        expected = torch.where(is_code, order[place.clamp(0, count - 1)], expected)
-    return expected
+        first = config.first_code_id + order[place.clamp(0, count - 1)] * config.codebook_size
+        is_due = (noisy == count)[:, None] & (offset != 0) & (place >= 0)
+        lowest = torch.where(is_due, first, lowest)
+        stop = torch.where(is_due, first + config.codebook_size, stop)
+    for is_there, only in (
+        ((offset > 0) & (place == noisy[:, None]), config.eos_token_id),
+        ((offset > 0) & (place > noisy[:, None]), config.pad_token_id),
+    ):
+        lowest, stop = lowest.masked_fill(is_there, only), stop.masked_fill(is_there, only + 1)
+    return lowest, stop
 
 
 def _first(found: torch.BoolTensor) -> tuple[int, ...] | None:

@@ -29,8 +29,8 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
 
     Weights and `forward` are Llama's, `labels` included. The authors' plain Llama repository loads as it stands.
 
-    `generate` is the library's with the codebook grid: a prompt in, `prompt, clean ids, eos, pad ...` out, whatever the
-    decoding mode. The grid comes after every other processor, the caller's and the generation configuration's, and
+    `generate` is the library's with the codebook grid: a prompt in, `prompt, clean ids, eos, pad ...` out, whatever
+    the decoding mode. The grid comes after every other processor, the caller's and the generation configuration's, and
     always leaves a legal id; what only narrows sampling (temperature, top-k and their like) then chooses among legal
     ids. Each row ends at its own length unless a stopping criterion cuts it shorter. Two arguments are added:
 
@@ -50,7 +50,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
         Args:
             pretrained_model_name_or_path: As for `transformers.PreTrainedModel.from_pretrained`.
             args: As there.
-            kwargs: As there.
+            kwargs: As there; with `output_loading_info` the caller is told what does not fit and may go on.
 
         Raises:
             ValueError: If weights are damaged, missing, too many, or of other shapes than the configuration's.
@@ -67,12 +67,14 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
                 f"the weights in {pretrained_model_name_or_path} are damaged ({error}): get them again"
             ) from error
         for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info[fault]:
+            if info[fault] and not wants_info:
                 raise ValueError(
                     f"the weights in {pretrained_model_name_or_path} are not those of its config.json: "
                     f"{len(info[fault])} {fault.replace('_keys', '')}, such as {min(info[fault])}"
                 )
-        if subfolder := kwargs.get("subfolder"):  # what lies beside the weights is looked for there as well
+        # What lies beside the weights, such as adapters, is looked for at the same place and revision.
+        model.config._commit_hash = kwargs.get("revision")
+        if subfolder := kwargs.get("subfolder"):
             model.config._name_or_path = os.path.join(model.config._name_or_path, subfolder)
         return (model, info) if wants_info else model
 
@@ -217,7 +219,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
             check_forced_ids(forced_ids, inputs_tensor, self.config)
         if has_default_max_length and generation_config.max_new_tokens is None:
             noisy, begun = count_tokens(inputs_tensor, self.config)
-            generation_config.max_new_tokens = int((noisy - begun).max()) + 1
+            generation_config.max_new_tokens = max(1, int((noisy - begun).max()) + 1)
         return super()._prepare_generated_length(
             generation_config,
             has_default_max_length,

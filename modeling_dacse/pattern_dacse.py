@@ -1,9 +1,9 @@
 """Patterns: in which order the codes of a recording become one row of tokens. Pure arithmetic on indices.
 
 In every pattern a row of `num_frames` frames has `num_frames * num_codebooks` tokens, one for each code; patterns
-differ in their order alone. The flattened one is the method's (arXiv 2510.02187, section 3). The delayed one (Copet et
-al., arXiv 2306.05284, section 2.2) lets codebook k lag k frames, so that the tokens of one step are of different frames
-and may be predicted together. Nothing else in the project knows which codebook comes next.
+differ in their order alone. The flattened one is the method's (arXiv 2510.02187, section 3). The delayed one (Copet
+et al., arXiv 2306.05284, section 2.2) lets codebook k lag k frames, so that the tokens of one step are of different
+frames and may be predicted together. Nothing else in the project knows which codebook comes next.
 """
 
 from dataclasses import dataclass

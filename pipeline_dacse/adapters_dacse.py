@@ -1,7 +1,7 @@
 """Adapters of a model: found, loaded, and switched for the length of a block. Knows weights and places, no audio.
 
-Works on the layers that PEFT puts into a model, so that it does not matter whether the model is bare, was loaded with an
-adapter by the library, or comes out of a `PeftModel`.
+Works on the layers that PEFT puts into a model, so that it does not matter whether the model is bare, was loaded with
+an adapter by the library, or comes out of a `PeftModel`. PEFT itself is imported once an adapter is asked for.
 """
 
 import logging
@@ -12,11 +12,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from huggingface_hub import list_repo_files
-from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -24,6 +22,9 @@ from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from .options_dacse import Own
+
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -120,9 +121,10 @@ class Adapters:
 
     def _name(self, adapter: str | os.PathLike) -> str:
         """The name in the model of an adapter, which is loaded the first time, and again once its files change."""
-        if isinstance(adapter, str) and adapter in getattr(self.model, "peft_config", {}):
-            return adapter
-        key, place = os.fspath(adapter), self._find(adapter)
+        key = os.fspath(adapter)
+        if key not in self.loaded and isinstance(adapter, str) and adapter in getattr(self.model, "peft_config", {}):
+            return adapter  # loaded by the caller
+        place = self._find(adapter)
         if place is None:
             raise ValueError(
                 f"adapter {key!r} is unknown; {self.place or 'the model'} has "
@@ -156,11 +158,13 @@ class Adapters:
         return None
 
     def _load(self, name: str, place: Place, folder: str, weights: str) -> None:
+        from peft import PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+
         config = PeftConfig.from_pretrained(folder)
         if getattr(config, "modules_to_save", None):
             raise ValueError(
-                f"adapter {place} replaces whole layers ({', '.join(config.modules_to_save)}), which cannot be switched"
-                " from call to call: merge it with `dacse convert --adapter`"
+                f"adapter {place} replaces whole layers ({', '.join(config.modules_to_save)}), which cannot be"
+                " switched from call to call: merge it with `dacse convert --adapter`"
             )
         config.inference_mode = True
         try:
@@ -200,8 +204,10 @@ class Adapters:
         return sorted({*getattr(self.model, "peft_config", {}), *beside})
 
 
-def tuner_layers(model: nn.Module) -> Iterator[BaseTunerLayer]:
+def tuner_layers(model: nn.Module) -> Iterator["BaseTunerLayer"]:
     """The layers of a model that hold adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return (module for module in model.modules() if isinstance(module, BaseTunerLayer))
 
 

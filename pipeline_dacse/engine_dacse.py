@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .adapters_dacse import Adapters
@@ -29,6 +30,7 @@ MOST_WINDOWS = 64  # of a batch: more share the reading of the weights without g
 CACHE_BYTES = 2**29  # of keys and values on a CPU
 # What the fast decoder does as the library's loop does it.
 FAST_ARGUMENTS = {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+DEFAULTS = EnhanceOptions()
 LAYOUT_SETTINGS = {"bos_token_id", "pad_token_id", "eos_token_id", "transformers_version", "use_cache"}
 
 
@@ -61,7 +63,7 @@ class Enhancer:
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def stream_many(
-        self, recordings: Iterable[Any], options: EnhanceOptions = EnhanceOptions()
+        self, recordings: Iterable[Any], options: EnhanceOptions = DEFAULTS
     ) -> Iterator["EnhancedRecording"]:
         """Enhances many recordings, whose windows share batches.
 
@@ -79,7 +81,7 @@ class Enhancer:
         """
         return _Call(self, recordings, options, self.check(options)).run()
 
-    def stream(self, recording: Any, options: EnhanceOptions = EnhanceOptions()) -> Iterator[Piece]:
+    def stream(self, recording: Any, options: EnhanceOptions = DEFAULTS) -> Iterator[Piece]:
         """Enhances one recording of any length in constant memory; yields its pieces.
 
         Raises:
@@ -104,13 +106,12 @@ class Enhancer:
         beams = arguments.get("num_beams", getattr(arguments.get("generation_config", own), "num_beams", 1)) or 1
         is_greedy = not options.draws and beams == 1
         if options.minimum_risk and not is_greedy:
-            raise ValueError(
-                "minimum_risk takes one code for what all are expected to be: leave out do_sample and beams"
-            )
+            raise ValueError("minimum_risk is for greedy decoding: leave it out, or do_sample and num_beams")
         if is_greedy and (self.processor.minimum_risk if options.minimum_risk is None else options.minimum_risk):
             risk = self.model.risk_processor(self.processor.code_vectors)
             arguments["logits_processor"] = [*arguments.get("logits_processor", ()), risk]
-        settings = options.generate.keys() | (own.to_diff_dict().keys() - LAYOUT_SETTINGS)
+        settings = {name for name, value in own.to_diff_dict().items() if value and name[0] != "_"} - LAYOUT_SETTINGS
+        settings |= options.generate.keys()
         if settings <= FAST_ARGUMENTS and (decoder := self.model.fast_decoder) is not None:
             arguments["custom_generate"] = decoder
         return arguments
@@ -174,7 +175,7 @@ class Enhancer:
     ) -> tuple[torch.LongTensor, list[torch.FloatTensor | None]]:
         """Generated rows, and for each of them the probabilities of its tokens, or None."""
         pad = self.processor.pad_token_id
-        input_ids = _pad(prompts, pad, "left").to(self.model.device)
+        input_ids = pad_sequence(prompts, True, pad, "left").to(self.model.device)
         ids = self.model.generate(input_ids=input_ids, attention_mask=(input_ids != pad).long(), **arguments)
         if not wants_confidence:
             return ids, [None] * len(ids)
@@ -188,7 +189,7 @@ class Enhancer:
             prompt[1:-1].masked_fill(window.free.repeat_interleave(len(window.codes)), -1)
             for window, prompt in zip(windows, prompts, strict=True)
         ]
-        return _pad(rows, -1, "right")
+        return pad_sequence(rows, batch_first=True, padding_value=-1)
 
     def _read_answer(
         self, window: Window, row: torch.LongTensor, probabilities: torch.FloatTensor | None
@@ -224,23 +225,31 @@ class EnhancedRecording:
         self._is_read = self._is_closed = False
 
     def __iter__(self) -> Iterator[Piece]:
-        rows = self._answered()
-        first = next(rows, None)  # raises what is wrong before anything is rendered
-        if first is not None:
-            yield from self.recording.render(itertools.chain([first], rows))
+        try:
+            rows = self._answered()
+            first = next(rows, None)  # raises what is wrong before anything is rendered
+            if first is not None:
+                yield from self.recording.render(itertools.chain([first], rows))
+        finally:
+            self.close()
 
     def read(self, enhancer: Enhancer, options: EnhanceOptions) -> Iterator[Window | None]:
-        """Yields None once it is open, then its windows as long as somebody wants them; errors become its own."""
+        """Yields None once it is open or cannot be, then its windows as long as somebody wants them.
+
+        Whatever its source raises becomes its own error.
+        """
         try:
             self.recording = Recording(enhancer.processor, self.audio, options, enhancer.model.config.max_frames)
-            yield None
-            for window in self.recording.windows():
+        except Exception as error:
+            self._error = error
+        yield None
+        try:
+            for window in self.recording.windows() if self._error is None else ():
                 yield window
                 if self._is_closed:
-                    return
-        except Exception as error:  # whatever a source of the caller's raises belongs to this recording alone
+                    break
+        except Exception as error:
             self._error = error
-            yield None
         self._is_read = True
 
     def wants(self) -> bool:
@@ -266,9 +275,12 @@ class EnhancedRecording:
                 yield self._rows.popleft()
             if self._error is not None:
                 raise self._error
-            if self._is_read and not self._call.holds_windows_of(self):
+            if self._call.holds_windows_of(self):
+                self._call.run_batch()
+            elif self._is_read:
                 return
-            self._call.run_batch()
+            else:
+                self._call.read_on()
 
 
 class _Call:
@@ -278,14 +290,14 @@ class _Call:
         self, enhancer: Enhancer, recordings: Iterable[Any], options: EnhanceOptions, arguments: dict[str, Any]
     ):
         self.enhancer, self.options, self.arguments = enhancer, options, arguments
-        self.batch_size = options.batch_size or enhancer.default_batch_size()
+        self.batch_size = 1 if options.is_assisted else options.batch_size or enhancer.default_batch_size()
         self.seed = np.random.SeedSequence().entropy if options.seed is None else options.seed % 2**64
         self.windows = self._read(recordings)
         self.waiting: deque[tuple[EnhancedRecording, Window]] = deque()
         self.opened: deque[EnhancedRecording] = deque()  # and not handed out yet
 
     def run(self) -> Iterator[EnhancedRecording]:
-        while self.opened or self._read_on():
+        while self.opened or self.read_on():
             if self.opened:
                 recording = self.opened.popleft()
                 yield recording
@@ -293,7 +305,7 @@ class _Call:
 
     def run_batch(self) -> None:
         """Has a full batch answered, or what is left of the recordings."""
-        while len(self.waiting) < self.batch_size and self._read_on():
+        while len(self.waiting) < self.batch_size and self.read_on():
             pass
         batch = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         batch = [(recording, window) for recording, window in batch if recording.wants()]
@@ -313,8 +325,8 @@ class _Call:
         """Whether windows of it wait for their batch."""
         return any(owner is recording for owner, _ in self.waiting)
 
-    def _read_on(self) -> bool:
-        """Opens a recording or cuts a window; False if there is nothing left."""
+    def read_on(self) -> bool:
+        """Opens a recording, cuts a window of it or ends it; False if there is nothing left."""
         found = next(self.windows, None)
         if found is not None and found[1] is not None:
             self.waiting.append(found)
@@ -323,16 +335,15 @@ class _Call:
     def _read(self, recordings: Iterable[Any]) -> Iterator[tuple[EnhancedRecording, Window | None]]:
         for index, audio in enumerate(recordings):
             recording = EnhancedRecording(self, audio, index)
-            for window in recording.read(self.enhancer, self.options):
-                if window is None and recording not in self.opened:
-                    self.opened.append(recording)
+            windows = recording.read(self.enhancer, self.options)
+            next(windows)
+            self.opened.append(recording)
+            yield recording, None
+            for window in windows:
                 yield recording, window
+            yield recording, None
 
     def _seed(self, recording: EnhancedRecording, window: Window) -> int:
         """Of a window's own random stream, as a signed number of 64 bits."""
         sequence = np.random.SeedSequence(entropy=(self.seed, recording.index, window.channel, window.index))
         return int(sequence.generate_state(1, np.uint64)[0].astype(np.int64))
-
-
-def _pad(rows: list[torch.LongTensor], value: int, side: str) -> torch.LongTensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, True, value, side)

@@ -1,4 +1,4 @@
-"""Whether a model and a processor belong together, and which processor a model has. Knows configurations and places."""
+"""Whether a model and a processor belong together, and which one a model has. Knows configurations and places."""
 
 import os
 
@@ -65,11 +65,9 @@ def find_processor(model: PreTrainedModel) -> ProcessorMixin:
         ValueError: If the repository has no processor, and the released codec does not fit its model.
         OSError: If the repository cannot be reached.
     """
-    place = Place.of_model(model)
-    if place.find("processor_config.json"):
-        trusted = type(model).__module__.startswith("transformers_modules")  # the user trusted the model's code
-        where = {"subfolder": place.folder, "revision": place.revision or "main", "trust_remote_code": trusted}
-        return AutoProcessor.from_pretrained(place.root, **where)
+    processor = _load_processor(model)
+    if processor is not None:
+        return processor
     layout = (model.config.num_codebooks, model.config.codebook_size)
     if layout != DEFAULT_CODEC_LAYOUT:
         raise ValueError(
@@ -80,9 +78,27 @@ def find_processor(model: PreTrainedModel) -> ProcessorMixin:
 
 
 def new_processor(model: PreTrainedModel, codec: DacModel | str | os.PathLike) -> ProcessorMixin:
-    """A processor around a codec (a `DacModel`, or the directory or Hub id of one), for the model's token layout."""
+    """A processor around a codec (a `DacModel`, or the directory or Hub id of one), for the model's token layout.
+
+    Raises:
+        ValueError: If the model's code comes from its repository, and no processor does.
+    """
     layout = {name: getattr(model.config, name) for name in TOKEN_LAYOUT}
-    return PROCESSOR_MAPPING[type(model.config)].from_codec(codec, **layout)
+    if type(model.config) in PROCESSOR_MAPPING:
+        return PROCESSOR_MAPPING[type(model.config)].from_codec(codec, **layout)
+    beside = _load_processor(model)  # the code of a repository is found by what it was saved with
+    if beside is None:
+        raise ValueError(f"{model_name(model)} has code of its own and no processor; pass processor=")
+    return type(beside).from_codec(codec, **layout)
+
+
+def _load_processor(model: PreTrainedModel) -> ProcessorMixin | None:
+    place = Place.of_model(model)
+    if not place.find("processor_config.json"):
+        return None
+    trusted = type(model).__module__.startswith("transformers_modules")  # the user trusted the model's code
+    where = {"subfolder": place.folder, "revision": place.revision or "main", "trust_remote_code": trusted}
+    return AutoProcessor.from_pretrained(place.root, **where)
 
 
 def model_name(model: PreTrainedModel) -> str:

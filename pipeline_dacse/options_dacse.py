@@ -19,6 +19,15 @@ from transformers.generation import GenerationMixin
 REFUSED = {"max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_return_sequences"}
 REFUSED |= {"return_dict_in_generate", "forced_ids", "row_seeds", "inputs", "custom_generate", "streamer"}
 HIGHEST_RATE = 768_000  # Hz, of any audio file
+# Arguments of `generate` that are numbers: whether whole, their range, and what to give.
+SHARE = (False, 0, 1, "a number from 0 to 1")
+NUMBERS = dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"), SHARE) | {
+    "temperature": (False, 1e-6, math.inf, "a number above 0"),
+    "repetition_penalty": (False, 1e-6, math.inf, "a number above 0"),
+    "max_time": (False, 0, math.inf, "a number of seconds"),
+    "top_k": (True, 0, 2**31, "ids"),
+    "num_beams": (True, 1, 2**31, "beams, at least 1"),
+}
 
 
 class Own(enum.Enum):
@@ -96,8 +105,7 @@ class EnhanceOptions:
             raise ValueError(f"adapter is {self.adapter!r}; give a name, a directory, a Hub id or None")
         if self.progress is not None and not callable(self.progress):
             raise ValueError(f"progress is {self.progress!r}; give a function of (frames done, frames)")
-        set_to("generate", dict(self.generate))
-        _check_generate(self.generate)
+        set_to("generate", _check_generate(self.generate))
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "EnhanceOptions":
@@ -116,10 +124,8 @@ class EnhanceOptions:
         for name in generate:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise ValueError(
-                    f"there is no option {name!r}"
-                    + (f"; did you mean {near[0]!r}?" if near else f"; give {sorted(names)}")
-                )
+                remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
+                raise ValueError(f"{name!r} is neither an option nor an argument of generate; {remedy}")
         return cls(**{name: parameters[name] for name in names & parameters.keys()}, generate=generate)
 
     @property
@@ -127,6 +133,11 @@ class EnhanceOptions:
         """Whether ids are drawn."""
         config = self.generate.get("generation_config")
         return bool(self.generate.get("do_sample", getattr(config, "do_sample", False)))
+
+    @property
+    def is_assisted(self) -> bool:
+        """Whether ids are drafted by something else, which the library does for one row at a time."""
+        return any(self.generate.get(name) is not None for name in ("assistant_model", "prompt_lookup_num_tokens"))
 
 
 def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:
@@ -160,17 +171,26 @@ def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[f
     return merged
 
 
-def _check_generate(generate: Mapping[str, Any]) -> None:
+def _check_generate(generate: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `generate`, numbers as numbers."""
     if refused := sorted(REFUSED & generate.keys()):
         raise ValueError(f"{refused[0]} is not for enhancement, whose windows are answered whole, and once")
+    checked = dict(generate)
+    for name in generate.keys() & NUMBERS.keys():
+        is_whole, low, high, remedy = NUMBERS[name]
+        checked[name] = (_whole if is_whole else _number)(name, generate[name], low, high, remedy)
+    if "do_sample" in generate:
+        checked["do_sample"] = _flag("do_sample", generate["do_sample"])
     settings = GenerationConfig().to_dict().keys() & generate.keys()
     try:
-        GenerationConfig(**{name: generate[name] for name in settings}).validate()
+        GenerationConfig(**{name: checked[name] for name in settings}).validate()
     except (TypeError, ValueError) as error:
         raise ValueError(f"an argument of generate is wrong: {' '.join(str(error).split())}") from error
-    beams = generate.get("num_beams") or 1
-    if generate.get("do_sample") and (beams > 1 or generate.get("assistant_model") is not None):
+    if checked.get("do_sample") and (
+        (checked.get("num_beams") or 1) > 1 or checked.get("assistant_model") is not None
+    ):
         raise ValueError("do_sample draws one id a token for each window: leave it out, or num_beams and assistants")
+    return checked
 
 
 def _generate_names() -> set[str]:

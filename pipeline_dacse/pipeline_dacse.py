@@ -13,6 +13,7 @@ from transformers import DacModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 
 from .adapters_dacse import tuner_layers
+from .device_dacse import check_device, check_dtype, is_imitated
 from .engine_dacse import EnhancedRecording, Enhancer
 from .layout_dacse import check_model, find_processor, new_processor
 from .options_dacse import EnhanceOptions
@@ -109,13 +110,21 @@ class AudioEnhancementPipeline(Pipeline):
         that call. With `return_confidence` a piece is `{"audio": (channel, sample), "confidence": (channel, frame)}`:
         the confidence of the frames finished since the piece before, which runs a little ahead of the audio.
         """
-        options = self._options(parameters)
-        pieces = self.enhancer.stream(audio, options)
-        return (piece._asdict() if options.return_confidence else piece.audio for piece in pieces)
+        for _, pieces in self.stream_many([audio], **parameters):
+            yield from pieces
 
-    def stream_many(self, recordings: Iterable[Any], **parameters: Any) -> Iterator[EnhancedRecording]:
-        """Enhances many recordings whose windows share batches: those of the engine, each to be iterated over."""
-        return self.enhancer.stream_many(recordings, self._options(parameters))
+    def stream_many(
+        self, recordings: Iterable[Any], **parameters: Any
+    ) -> Iterator[tuple[Any, Iterator[np.ndarray | dict[str, np.ndarray]]]]:
+        """`stream` over many recordings, whose windows share batches.
+
+        Yields:
+            Each recording with its pieces, to be consumed before the next. What is wrong with a recording is raised by
+            its own pieces, the others go on; what is wrong with a parameter is raised at once.
+        """
+        options = self._options(parameters)
+        enhanced = self.enhancer.stream_many(recordings, options)
+        return ((one.audio, _pieces(one, options.return_confidence)) for one in enhanced)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves model, processor, codec and the code of all: a directory, or Hub repository, that stands alone.
@@ -188,6 +197,11 @@ def join_pieces(enhanced: EnhancedRecording, options: EnhanceOptions) -> dict[st
     return result | {"sampling_rate": enhanced.recording.sampling_rate}
 
 
+def _pieces(enhanced: EnhancedRecording, with_confidence: bool) -> Iterator[np.ndarray | dict[str, np.ndarray]]:
+    for piece in enhanced:
+        yield piece._asdict() if with_confidence else piece.audio
+
+
 def is_many(audio: Any) -> bool:
     """Whether a call's input is many recordings: a list, a dataset or a column of one, a generator.
 
@@ -201,33 +215,3 @@ def is_many(audio: Any) -> bool:
     if isinstance(audio, Sequence):
         return not (len(audio) and np.isscalar(audio[0]) and not isinstance(audio[0], str))
     return isinstance(audio, (Iterable, torch.utils.data.Dataset))
-
-
-def check_device(device: int | str | torch.device | None) -> None:
-    """Raises ValueError unless the device is one of this machine's; `None` leaves the choice to transformers."""
-    if device is None or device == -1:
-        return
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown: {str(error).splitlines()[0]}") from error
-    if device.type == "cpu":
-        return
-    backend = getattr(torch, device.type, None)  # torch.cuda, torch.mps, torch.xpu, ...
-    if backend is None or not backend.is_available():
-        raise ValueError(f"device {str(device)!r} is not available with torch {torch.__version__} here; use 'cpu'")
-    if (device.index or 0) >= backend.device_count():
-        raise ValueError(f"device {str(device)!r} is not here; {device.type} has {backend.device_count()}")
-
-
-def check_dtype(dtype: str | torch.dtype | None) -> None:
-    """Raises ValueError if `transformers.pipeline`, which turns names into dtypes, left this one as it was."""
-    if isinstance(dtype, str) and dtype != "auto":
-        raise ValueError(f"dtype {dtype!r} is unknown; give 'auto', 'float32', 'bfloat16' or 'float16'")
-
-
-def is_imitated(dtype: torch.dtype) -> bool:
-    """Whether this CPU has no arithmetic in a dtype, so that torch imitates it, many times slower than float32."""
-    supported = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
-    can_tell = dtype in supported and torch.backends.mkldnn.is_available()
-    return can_tell and not getattr(torch.ops.mkldnn, supported[dtype])()

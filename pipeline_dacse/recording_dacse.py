@@ -5,7 +5,6 @@ Works through the processor's public methods; knows no model, token layout, code
 
 import itertools
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from .levels_dacse import hold_quiet, keep_recording
 from .options_dacse import EnhanceOptions
 from .windows_dacse import Span, frames_in_regions, overlap_frames, span_weights, split_windows, window_frames
 
-BLOCK_SAMPLES = 1 << 19  # in which a waveform in memory is gone through: no second copy of all of it
 FADE_SECONDS = 0.01  # between samples of the input and enhanced ones
 
 
@@ -68,7 +66,7 @@ class Recording:
 
     Args:
         processor: Reads, encodes, decodes, resamples.
-        audio: Of any kind the processor reads; a path is read as it goes, everything else is in memory.
+        audio: Of any kind the processor reads; a file is read as it goes.
         options: Of the call.
         max_frames: That fit the model's context.
 
@@ -77,21 +75,22 @@ class Recording:
         OSError: If it cannot be opened.
 
     Attributes:
+        stream: What the processor says of the input: its rate, how long it may be, its sample type and tags.
         sampling_rate: Of the output, in Hz.
         channels: Of input and output.
         num_samples: Of the input, once it has been read to its end.
-        estimated_samples: Of the input, as its header says, or None.
     """
 
     def __init__(self, processor: ProcessorMixin, audio: Any, options: EnhanceOptions, max_frames: int):
         self.processor, self.options = processor, options
         self.window, self.overlap = window_lengths(processor, options, max_frames)
-        self.input_rate, self.channels, self.estimated_samples, blocks = open_audio(processor, audio, options)
+        self.stream = processor.stream_audio(audio, options.sampling_rate)
+        self.input_rate, self.channels = self.stream.sampling_rate, self.stream.channels
         rate = options.output_sampling_rate
         self.sampling_rate = {None: processor.sampling_rate, "input": self.input_rate}.get(rate, rate)
         self.num_samples: int | None = None
         self.num_frames: int | None = None
-        blocks = self._count(blocks)
+        blocks = self._count(self.stream.blocks)
         self.for_mix: Iterator[np.ndarray] | None = None
         if options.strength < 1 or options.regions is not None:
             blocks, self.for_mix = itertools.tee(blocks)
@@ -100,7 +99,7 @@ class Recording:
 
     def expect_frames(self) -> int | None:
         """How many frames there are, or will be if the header is right; None if it does not say."""
-        samples = self.estimated_samples
+        samples = self.stream.estimated_samples
         if self.num_frames is not None or samples is None:
             return self.num_frames
         return _frames_of(samples, self.input_rate, self.processor)
@@ -227,17 +226,6 @@ def window_lengths(processor: ProcessorMixin, options: EnhanceOptions, max_frame
     rate = processor.frame_rate
     window = window_frames(options.window_seconds, rate, max_frames, processor.window_frames)
     return window, overlap_frames(options.overlap_seconds, rate, window)
-
-
-def open_audio(
-    processor: ProcessorMixin, audio: Any, options: EnhanceOptions
-) -> tuple[int, int, int | None, Iterator[np.ndarray]]:
-    """Opens audio of any kind: its rate in Hz, its channels, its samples if that is known, and its blocks."""
-    if isinstance(audio, (str, os.PathLike)) and not str(audio).startswith(("http://", "https://")):
-        return tuple(processor.stream_audio(audio))
-    waveform, rate = processor.load_audio(audio, options.sampling_rate)
-    blocks = np.split(waveform, range(BLOCK_SAMPLES, waveform.shape[1], BLOCK_SAMPLES), axis=1)
-    return rate, len(waveform), waveform.shape[1], iter(blocks)
 
 
 class _SoundWatch:

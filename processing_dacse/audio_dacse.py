@@ -1,36 +1,51 @@
-"""Reads audio of any kind as a float32 waveform (channel, sample) and resamples it. Knows no codec and no token.
+"""Any recording in: reads audio of every kind as float32 waveforms (channel, sample), and resamples them.
 
-Whatever cannot be read whole and right is an error that names the source: nothing is cut, filled or guessed.
+Knows where audio comes from; knows no container, codec or token.
 """
 
+import http.client
 import io
 import os
-import re
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile as sf
 import soxr
 import torch
 
-# What libsndfile writes to its log when a chunk of audio, or a file that is all audio, promises more than there is:
-# WAV "data : 88200 (should be 44100)", AIFF "SSND", AU "Data Size", W64 "riff", RF64 "Riff size". The "RIFF" size of a
-# plain WAV is left out: many programs write it wrong by a few bytes around complete audio.
-_BROKEN_PROMISE = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+from .audio_arrays_dacse import read_array
+from .audio_decoder_dacse import FileDecoder
 
-_REMEDY = "get the file again, or rewrite it, for example with `ffmpeg -i IN OUT.wav`"
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer
+MEMORY_BYTES = 1 << 26  # of what cannot be sought; more goes to the disk
+COPY_BYTES = 1 << 20
 
 
-class AudioStream(NamedTuple):
-    """An audio file opened for reading block by block."""
+@dataclass
+class AudioStream:
+    """A recording opened for reading block by block.
 
-    sampling_rate: int  # Hz
+    Attributes:
+        sampling_rate: Hz.
+        channels: how many.
+        estimated_samples: per channel, as a header says, to show progress by; None where none does.
+        blocks: float32 (channel, sample), once. What they hold in all is the recording's length.
+        sample_type: "uint8", "int16", "int24", "float32", ...; None where samples are not kept as they were (MP3).
+        tags: title, artist, date, comment, ... by their names in lower case.
+        file: what is read, closed with the last block; whoever wants no more blocks closes it.
+    """
+
+    sampling_rate: int
     channels: int
-    num_samples: int  # per channel; the blocks hold exactly as many
-    blocks: Iterator[np.ndarray]  # float32 (channel, sample)
+    estimated_samples: int | None
+    blocks: Iterator[np.ndarray]
+    sample_type: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    file: BinaryIO | None = None
 
 
 def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -38,60 +53,58 @@ def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
 
     Args:
         source: one of
-            - a path, or an http(s) address;
-            - the content of an audio file: `bytes`, or a file object opened for reading bytes;
+            - a path of a file, pipe or device, or an http(s) address;
+            - the content of an audio or video file: `bytes`, or a file object opened for reading bytes, which is read
+              from where it stands, or from its beginning if it was just written;
             - a numpy array or torch tensor: `(sample,)`, `(channel, sample)` or `(sample, channel)`. The shorter axis
               is the channels; of two equal ones, the first. Integers are scaled from their full range to [-1, 1),
-              unsigned ones around their middle; floats are taken as they are;
-            - `{"array" or "raw": array, "sampling_rate": Hz}`, or `{"bytes": content, "path": name}` as `datasets`
-              stores audio, or its decoded value (anything with `get_all_samples()`).
+              unsigned ones around their middle. Wide integers, and floats that are whole numbers, are taken for
+              samples of 16 bits where they stay within those, which is warned of;
+            - `{"array", "raw" or "audio": array, "sampling_rate": Hz}`, or `{"bytes": content, "path": name}` as
+              `datasets` stores audio, or its decoded value (anything with `get_all_samples()`).
         sampling_rate: of a bare array, in Hz. Every other source knows its own.
 
     Returns:
         The waveform, float32 (channel, sample), the caller's to change, and its sampling rate in Hz.
 
     Raises:
-        ValueError: not audio, damaged, shorter than its header promises, without samples, with NaN or infinity, or an
-            array without a rate or of a shape or type that is not audio.
+        ValueError: not audio, without samples, with NaN or infinity or far above full scale, or an array without a
+            rate or of a shape, type or scale that is not audio.
         OSError: the file or address cannot be opened (`FileNotFoundError`, `PermissionError`, ...).
+
+    Warns:
+        AudioWarning: the recording is shorter than its header promises, or damaged: what is there is read.
 
     >>> load_audio(np.array([0, 16384, -32768], dtype=np.int16), sampling_rate=8000)
     (array([[ 0. ,  0.5, -1. ]], dtype=float32), 8000)
     """
+    stream = stream_audio(source, sampling_rate, block_seconds=60.0)
+    return np.concatenate(list(stream.blocks), axis=1), stream.sampling_rate
+
+
+def stream_audio(source: Any, sampling_rate: int | None = None, block_seconds: float = 10.0) -> AudioStream:
+    """Opens a recording of any kind for reading in blocks, so that the length of a file does not matter.
+
+    Takes what `load_audio` takes and raises what it raises: what shows at its beginning at once, the rest as the
+    blocks are read. The formats are told by their content; a name or its ending says nothing.
+    """
     if isinstance(source, dict):
-        if "array" in source or "raw" in source:
-            array = source["array"] if "array" in source else source["raw"]
-            return _from_array(array, source.get("sampling_rate", sampling_rate))
-        if source.get("bytes") is not None:
-            return _from_file(io.BytesIO(source["bytes"]), source.get("path") or "the given bytes")
-        if source.get("path") is not None:
-            return load_audio(source["path"])
-        raise ValueError(f"audio given as a dict with the keys {list(source)}; give array and sampling_rate, or path")
+        return _stream_dict(source, sampling_rate, block_seconds)
     if isinstance(source, (np.ndarray, torch.Tensor)):
-        return _from_array(source, sampling_rate)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return _from_file(io.BytesIO(source), "the given bytes")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _from_file(io.BytesIO(_download(source)), source)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_file(source, os.fspath(source))
+        return _stream_array(source, sampling_rate, block_seconds)
     if hasattr(source, "get_all_samples"):
         samples = source.get_all_samples()
-        return _from_array(samples.data, samples.sample_rate)
+        return _stream_array(samples.data, samples.sample_rate, block_seconds)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _stream_file(io.BytesIO(source), "the given bytes", block_seconds)
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        file = _downloaded(name) if str(name).startswith(("http://", "https://")) else _opened(name)
+        return _stream_file(file, name, block_seconds)
     if hasattr(source, "read"):
-        content = source.read()
-        if isinstance(content, str):
-            raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
-        return _from_file(io.BytesIO(content), getattr(source, "name", "the given file object"))
+        name = getattr(source, "name", "the given file object")
+        return _stream_file(_rest(source), str(name), block_seconds)
     raise ValueError(f"audio of type {type(source).__name__}; give a path, address, bytes, file object, array or dict")
-
-
-def stream_audio(path: str | os.PathLike, block_seconds: float = 10.0) -> AudioStream:
-    """Opens an audio file for reading in blocks, so that its length does not matter.
-
-    The header is checked at once, the audio as it is read: the errors are those of `load_audio`.
-    """
-    return _open(path, os.fspath(path), block_seconds)
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
@@ -128,86 +141,74 @@ def resample(waveform: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     return np.concatenate(list(resample_blocks([waveform], rate_in, rate_out)), axis=1)
 
 
-def _open(source: Any, name: str, block_seconds: float) -> AudioStream:
-    if not isinstance(source, io.BytesIO):
-        open(source, "rb").close()  # the system's own error for a path that cannot be read: libsndfile hides it
+def _stream_dict(source: dict, sampling_rate: int | None, block_seconds: float) -> AudioStream:
+    for key in ("array", "raw", "audio"):
+        if key in source:
+            return _stream_array(source[key], source.get("sampling_rate", sampling_rate), block_seconds)
+    if source.get("bytes") is not None:
+        return _stream_file(io.BytesIO(source["bytes"]), source.get("path") or "the given bytes", block_seconds)
+    if source.get("path") is not None:
+        return stream_audio(source["path"], block_seconds=block_seconds)
+    raise ValueError(f"audio given as a dict with the keys {list(source)}; give array and sampling_rate, or path")
+
+
+def _stream_array(array: Any, sampling_rate: int | None, block_seconds: float) -> AudioStream:
+    waveform, rate = read_array(array, sampling_rate)
+    size = max(1, round(block_seconds * rate))
+    firsts = range(0, waveform.shape[1], size)
+    blocks = (np.ascontiguousarray(waveform[:, first : first + size]) for first in firsts)
+    return AudioStream(rate, *waveform.shape, blocks)
+
+
+def _stream_file(file: BinaryIO, name: str, block_seconds: float) -> AudioStream:
+    """The file is closed with the last block."""
     try:
-        file = sf.SoundFile(source)
-    except (sf.LibsndfileError, TypeError) as error:  # TypeError: headerless audio, named .raw
-        raise ValueError(f"{name} cannot be read as audio ({error}); give wav, flac, ogg or mp3") from error
-    for promised, present in _BROKEN_PROMISE.findall(file.extra_info):
-        if int(promised) > int(present):
-            raise ValueError(f"{name} promises {promised} bytes of audio and has {present}; {_REMEDY}")
-    if file.frames == 0:
-        raise ValueError(f"{name} has no samples; {_REMEDY}")
-    return AudioStream(file.samplerate, file.channels, file.frames, _blocks(file, name, block_seconds))
+        decoder = FileDecoder(file, name)
+    except BaseException:
+        file.close()
+        raise
+    rate, channels = decoder.format
+    blocks = _closing(file, decoder.blocks(block_seconds))
+    return AudioStream(rate, channels, decoder.estimated_samples, blocks, decoder.sample_type, decoder.tags, file)
 
 
-def _blocks(file: sf.SoundFile, name: str, block_seconds: float) -> Iterator[np.ndarray]:
-    size, read = max(1, round(block_seconds * file.samplerate)), 0
+def _closing(file: BinaryIO, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     with file:
-        while read < file.frames:
-            try:
-                block = np.ascontiguousarray(file.read(size, dtype="float32", always_2d=True).T)
-            except sf.LibsndfileError as error:
-                raise ValueError(f"{name} is damaged after {read} samples ({error}); {_REMEDY}") from error
-            if block.shape[1] == 0:
-                raise ValueError(f"{name} promises {file.frames} samples and has {read}; {_REMEDY}")
-            _check_finite(block, name, read)
-            read += block.shape[1]
-            yield block
+        yield from blocks
 
 
-def _from_file(source: Any, name: str) -> tuple[np.ndarray, int]:
-    stream = _open(source, name, block_seconds=60.0)
-    return np.concatenate(list(stream.blocks), axis=1), stream.sampling_rate
+def _opened(path: str | os.PathLike) -> BinaryIO:
+    """A file to seek in; pipes and devices are read to their end first."""
+    file = open(path, "rb")
+    if file.seekable():
+        return file
+    with file:
+        return _copied(file)
 
 
-def _from_array(array: np.ndarray | torch.Tensor, sampling_rate: int | None) -> tuple[np.ndarray, int]:
-    if sampling_rate is None:
-        raise ValueError("an array does not know its sampling rate; pass sampling_rate in Hz beside it")
-    if sampling_rate < 1 or sampling_rate != int(sampling_rate):
-        raise ValueError(f"sampling rate {sampling_rate}; give a whole number of Hz above 0")
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()  # numpy has no bfloat16
-    array = np.asarray(array)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"audio array of shape {array.shape}; give (sample,), (channel, sample) or (sample, channel)")
-    if array.size == 0:
-        raise ValueError(f"audio array of shape {array.shape} has no samples; give at least one")
-    array = np.atleast_2d(array)
-    waveform = _full_scale(array if array.shape[0] <= array.shape[1] else array.T)
-    _check_finite(waveform, "the audio array", 0)
-    return waveform, int(sampling_rate)
+def _rest(source: Any) -> BinaryIO:
+    """What a file object still holds; all of it if it stands at its end, where writing leaves it."""
+    file = _copied(source)
+    if file.tell() == 0 and getattr(source, "seekable", bool)():
+        source.seek(0)
+        file = _copied(source)
+    return file
 
 
-def _full_scale(array: np.ndarray) -> np.ndarray:
-    """Copies any integer or float type to contiguous float32, integers divided by their full scale.
-
-    >>> _full_scale(np.array([0, 128, 255], dtype=np.uint8))
-    array([-1.       ,  0.       ,  0.9921875], dtype=float32)
-    """
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"audio array of type {array.dtype}; give integers or floats")
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
-        waveform = np.array(array, dtype=np.float32, order="C")
-    if array.dtype.kind == "f":
-        return waveform
-    half = np.float32(2.0 ** (8 * array.dtype.itemsize - 1))
-    return waveform / half - np.float32(array.dtype.kind == "u")
-
-
-def _check_finite(waveform: np.ndarray, name: str, offset: int) -> None:
-    finite = np.isfinite(waveform).all(axis=0)
-    if not finite.all():
-        raise ValueError(f"{name} has NaN or infinity, first at sample {offset + finite.argmin()}; repair it first")
-
-
-def _download(address: str) -> bytes:
+def _downloaded(address: str) -> BinaryIO:
     request = urllib.request.Request(address, headers={"User-Agent": "dacse"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            return response.read()
-    except urllib.error.URLError as error:
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
+            return _copied(response)
+    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
         raise OSError(f"cannot download {address} ({error}); check the address and the connection") from error
+
+
+def _copied(source: Any) -> BinaryIO:
+    """What is left to read, in memory, or on the disk if it is long; never to be seen by others, nor left over."""
+    file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)
+    while content := source.read(COPY_BYTES):
+        if isinstance(content, str):
+            raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
+        file.write(content)
+    return file

@@ -273,8 +273,8 @@ class DacSeProcessor(ProcessorMixin):
             soundfile.write(path, np.asarray(waveform).T, sampling_rate or self.sampling_rate)
 
     def _read(self, audio: Any, sampling_rate: int | None) -> list[np.ndarray]:
-        is_many = isinstance(audio, (list, tuple)) and not (audio and np.isscalar(audio[0]))
-        sources = audio if is_many else [audio]
+        is_flat = isinstance(audio, (list, tuple)) and len(audio) > 0 and isinstance(audio[0], (int, float))
+        sources = [np.array(audio)] if is_flat else audio if isinstance(audio, (list, tuple)) else [audio]
         if not sources:
             raise ValueError("there is no recording in an empty list; give at least one")
         waveforms = [resample(*load_audio(source, sampling_rate), self.sampling_rate) for source in sources]

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from evaluation_dacse import benchmark, rivals, workers
 from evaluation_dacse.benchmark import audio_path, code_version, read_lines, run_benchmark, system_version
 from evaluation_dacse.metrics import METRICS, load_metric
@@ -262,7 +262,7 @@ def test_time_is_that_of_the_processor_and_on_an_accelerator_that_of_the_clock(r
         return waveform
 
     _, test_set, _ = run
-    monkeypatch.setitem(rivals.RIVALS, "waits", rivals.Rival(lambda device: rivals.PerChannel(wait, None)))
+    monkeypatch.setitem(rivals.RIVALS, "waits", rivals.Rival(lambda device: rivals.PerChannel(wait, None), "pytest"))
     monkeypatch.setattr(workers, "loaded", {})
     for device in ("cpu", "cuda"):
         workers.start_system("waits", device)

@@ -91,14 +91,14 @@ def test_the_body_states_the_facts_and_the_grid(enhance):
 
 def test_a_model_of_one_window_says_so():
     enhance = tiny_pipeline()
-    enhance.model.config.window_frames = 5
+    enhance.processor.window_frames = 5
     assert "windows of just 0.01 s" in card_of(enhance, FACTS).text  # 5 frames of 1 ms, rounded
 
 
 def test_a_model_that_keeps_the_recording_says_so(enhance):
     assert "keep_recording" not in card_of(enhance, FACTS).text
     keeping = tiny_pipeline()
-    keeping.model.config.keep_recording = True
+    keeping.processor.keep_recording = True
     assert "`--no-keep-recording`" in card_of(keeping, FACTS).text
 
 

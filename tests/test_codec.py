@@ -1,3 +1,4 @@
+import copy
 import math
 import shutil
 from contextlib import contextmanager
@@ -9,14 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import DacFeatureExtractor, EncodecConfig
-from transformers.models.dac.modeling_dac import DacResidualUnit, Snake1d
 
 from processing_dacse import codec_dacse
 from processing_dacse.codec_dacse import (
-    ChannelsLastConv1d,
-    InPlaceResidualUnit,
-    InPlaceSnake,
-    codec_from_descript,
+    Dequantize,
+    Quantize,
     decode_blocks,
     decode_in_pieces,
     decoder_stages,
@@ -25,6 +23,7 @@ from processing_dacse.codec_dacse import (
     encoder_stages,
     load_codec,
 )
+from processing_dacse.descript_dacse import codec_from_descript
 from tests.tiny import tiny_codec
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -55,8 +54,12 @@ def encode_whole(codec, waveform: torch.Tensor) -> torch.Tensor:
 
 
 def decode_whole(codec, codes: torch.Tensor) -> torch.Tensor:
+    """By the library, whose transposed convolutions leave out their last sample where the ratio is odd."""
+    whole = copy.deepcopy(codec)
+    for block in whole.decoder.block:
+        block.conv_t1.output_padding = (block.conv_t1.stride[0] % 2,)
     with torch.inference_mode():
-        return codec.decode(audio_codes=codes).audio_values
+        return whole.decode(audio_codes=codes).audio_values
 
 
 @given(st.sampled_from(sorted(CODECS)), st.integers(1, 700), st.integers(1, 500))
@@ -96,16 +99,16 @@ def test_in_float32_all_but_near_ties_are_equal():
 def test_margins_are_what_a_stage_sees_and_no_wider(ratios):
     codec, middle = CODECS[tuple(ratios)], 50
     stages = encoder_stages(codec) + decoder_stages(codec)
-    assert [(stage.taken, stage.given) for stage in stages] == [(r, 1) for r in ratios] + [
+    assert [(stage.columns_in, stage.columns_out) for stage in stages] == [(r, 1) for r in ratios] + [
         (1, r) for r in ratios[::-1]
     ]
     for stage in stages:
-        layers = [layer for layer in stage.layers if isinstance(layer, torch.nn.Module)]
+        layers = [module for module in stage.modules if not isinstance(module, Quantize | Dequantize)]
         channels = next(torch.nn.Sequential(*layers).parameters())
-        columns = noise(1, channels.shape[1], (2 * middle + 1) * stage.taken).requires_grad_()
-        own = slice(middle * stage.given, (middle + 1) * stage.given)
+        columns = noise(1, channels.shape[1], (2 * middle + 1) * stage.columns_in).requires_grad_()
+        own = slice(middle * stage.columns_out, (middle + 1) * stage.columns_out)
         torch.nn.Sequential(*layers)(columns)[..., own].sum().backward()
-        seen = columns.grad[0].sum(0).nonzero() // stage.taken
+        seen = columns.grad[0].sum(0).nonzero() // stage.columns_in
         assert max(middle - seen.min(), seen.max() - middle) == stage.margin
 
 
@@ -135,15 +138,22 @@ def test_a_batch_is_bit_equal_to_its_rows():
 def test_no_stage_sees_more_than_a_piece_and_its_margins(name, monkeypatch):
     codec = tiny_codec()
     monkeypatch.setattr(codec_dacse, name, {"PIECE_VALUES": 400, "PIECE_SECONDS": 0.02}[name])
+    windows, seen = codec_dacse._windows, {}
+
+    def watched(blocks, columns, piece, margin):
+        for window, first, last in windows(blocks, columns, piece, margin):
+            seen.setdefault((columns, piece, margin), []).append(window.shape[-1])
+            yield window, first, last
+
+    monkeypatch.setattr(codec_dacse, "_windows", watched)
     stages = encoder_stages(codec) + decoder_stages(codec)
-    widths = [[] for _ in stages]
-    for block, seen in zip([*codec.encoder.block, *codec.decoder.block], widths, strict=True):
-        block.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape[-1]))
     decode_in_pieces(codec, encode_in_pieces(codec, noise(1, 8000)))
-    for stage, seen in zip(stages, widths, strict=True):
-        assert max(seen) <= (stage.piece + 2 * stage.margin) * stage.taken < 300
-        assert len(seen) > 1
-    assert sum(map(len, widths)) > 8000 / 300 * len(stages) / 4  # rates fall from stage to stage
+    assert len(seen) == len(stages)
+    for stage in stages:
+        widths = seen[stage.columns_in, stage.piece, stage.margin]
+        assert max(widths) <= (stage.piece + 2 * stage.margin) * stage.columns_in < 300
+        assert len(widths) > 1
+    assert sum(map(len, seen.values())) > 8000 / 300 * len(stages) / 4  # rates fall from stage to stage
 
 
 def test_frames_are_counted_as_the_feature_extractor_does():
@@ -217,21 +227,26 @@ def test_a_folder_that_holds_no_whole_codec_is_refused(tmp_path):
         load_codec(tmp_path / "dac")
 
 
-def test_the_quick_layers_give_what_the_librarys_do_and_can_be_learned_through():
-    codec = tiny_codec().double()
-    waveform = noise(1, 1, 400)
-    with torch.no_grad():
-        expected = codec.encoder(waveform)
-    encode_in_pieces(codec, waveform[0])
-    snakes = [module for module in codec.modules() if isinstance(module, Snake1d)]
-    assert len(snakes) == 30 and all(type(module) is InPlaceSnake for module in snakes)
-    convolutions = [module for module in codec.modules() if isinstance(module, torch.nn.Conv1d)]
-    assert len(convolutions) > 30 and all(type(module) is ChannelsLastConv1d for module in convolutions)
-    units = [module for module in codec.modules() if isinstance(module, DacResidualUnit)]
-    assert len(units) == 12 and all(type(module) is InPlaceResidualUnit for module in units)
-    before = waveform.clone()
-    with torch.no_grad():
-        torch.testing.assert_close(codec.encoder(waveform), expected)
-    assert torch.equal(waveform, before)
-    codec.encoder(waveform).sum().backward()
-    assert codec.encoder.snake1.alpha.grad is not None and codec.encoder.conv1.weight.grad is not None
+def test_the_codec_stays_as_its_owner_made_it():
+    codec = tiny_codec(downsampling_ratios=[3, 5])
+    kinds = [type(module) for module in codec.modules()]
+    state = {name: value.clone() for name, value in codec.state_dict().items()}
+    codes = random_codes(codec, 1, 4)
+    before = codec.decode(audio_codes=codes).audio_values
+    decode_in_pieces(codec, encode_in_pieces(codec, noise(1, 400).float()))
+    assert [type(module) for module in codec.modules()] == kinds
+    assert all(torch.equal(value, state[name]) for name, value in codec.state_dict().items())
+    assert torch.equal(codec.decode(audio_codes=codes).audio_values, before)
+    codec.encoder(noise(1, 1, 400).float()).sum().backward()
+    assert codec.encoder.snake1.alpha.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_codes_and_samples_are_the_same_under_autocast_and_in_training(dtype):
+    codec, waveform = tiny_codec(quantizer_dropout=0.5), noise(2, 400).float()
+    codes = encode_in_pieces(codec, waveform)
+    samples = decode_in_pieces(codec, codes)
+    with torch.autocast("cpu", dtype):
+        assert torch.equal(encode_in_pieces(codec.train(), waveform), codes)
+        decoded = decode_in_pieces(codec, codes)
+    assert decoded.dtype == torch.float32 and torch.equal(decoded, samples)

@@ -9,13 +9,13 @@ import soundfile
 import torch
 from transformers import DacConfig, DacModel
 
-from training_dacse.codec.codebooks import CodebookWatch, fit_codebooks
-from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
-from training_dacse.codec.discriminators import Discriminators, discriminator_loss, generator_losses
-from training_dacse.codec.start import initialize_codec
-from training_dacse.codec.segments import CodecSegments
 from training_dacse.clips.sources import find_clips
+from training_dacse.codec.codebooks import CodebookWatch, fit_codebooks
+from training_dacse.codec.discriminators import Discriminators, discriminator_loss, generator_losses
 from training_dacse.codec.losses import ComplexSpectrumLoss, MultiScaleMelLoss
+from training_dacse.codec.segments import CodecSegments
+from training_dacse.codec.start import initialize_codec
+from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
 
 CONFIG = DacConfig(
     encoder_hidden_size=4,

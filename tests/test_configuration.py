@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig
 
+import dacse  # noqa: F401  registers the task
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from modeling_dacse.configuration_dacse import SIZES
 from tests.tiny import tiny_config
@@ -117,7 +118,15 @@ def test_custom_pipelines_of_registered_tasks_are_dropped(tmp_path):
     assert set(DacSeConfig.from_pretrained(tmp_path).custom_pipelines) == {"task-of-nobody"}
 
 
-def test_window_frames_must_fit_the_context():
-    assert DacSeConfig(window_frames=454).window_frames == 454
-    with pytest.raises(ValueError, match="window_frames is 455, but a context of 8192 tokens holds 1 to 454"):
-        DacSeConfig(window_frames=455)
+def test_an_unknown_pattern_is_refused():
+    with pytest.raises(ValueError, match="pattern is 'spiral': give one of flattened, delayed"):
+        DacSeConfig(pattern="spiral")
+
+
+def test_custom_pipelines_come_back_when_saved(tmp_path):
+    spec = {"audio-enhancement": {"impl": "pipeline_dacse.AudioEnhancementPipeline", "pt": ["AutoModel"]}}
+    (tmp_path / "config.json").write_text(json.dumps(DacSeConfig().to_dict() | {"custom_pipelines": spec}))
+    loaded = DacSeConfig.from_pretrained(tmp_path)
+    assert not loaded.custom_pipelines
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["custom_pipelines"] == spec

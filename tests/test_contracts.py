@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, pipeline
 from transformers.utils import logging
 from typer.testing import CliRunner
 
-from dacse.cli import app
+import dacse  # noqa: F401  registers everything
+from command_dacse.cli import app
+from pipeline_dacse.options_dacse import EnhanceOptions
+from pipeline_dacse.recording_dacse import Recording
 from tests.loopback_hub import LoopbackHub
 from tests.tiny import tiny_codec, tiny_model, tiny_pipeline, tiny_prompts
 
@@ -46,6 +50,9 @@ except ValueError as error:
 enhance = pipeline("audio-enhancement", model=sys.argv[1], trust_remote_code=True, device="cpu")
 np.save(sys.argv[3], enhance({"array": np.load(sys.argv[2]), "sampling_rate": 8000})["audio"])
 enhance.save_pretrained("again")
+codec = sys.argv[1] + "/audio_tokenizer" if sys.argv[1][0] == "/" else None
+other = pipeline("audio-enhancement", model=sys.argv[1], trust_remote_code=True, codec=codec, device="cpu")
+assert type(other.processor).__module__.startswith("transformers_modules")
 """
 
 
@@ -97,6 +104,21 @@ def test_contract_2_generated_ids_are_whole_frames_on_the_codebook_grid(mode):
         codebook = torch.arange(len(clean)) % layout.num_codebooks
         assert ((clean - layout.first_code_id) // layout.codebook_size).equal(codebook)
         assert row[len(clean)] == layout.eos_token_id and (row[len(clean) + 1 :] == layout.pad_token_id).all()
+
+
+def test_contract_3_sampled_rows_and_threads_too(enhance):
+    recordings = [
+        {"array": noise(170, channels=2), "sampling_rate": RATE},
+        {"array": noise(90), "sampling_rate": RATE},
+    ]
+    mode = {"do_sample": True, "seed": 3}
+    alone = [enhance(recordings, batch_size=size, **mode) for size in (1, 5)]
+    for one, other in zip(*alone, strict=True):
+        np.testing.assert_array_equal(one["audio"], other["audio"])
+    with ThreadPoolExecutor(3) as pool:
+        for together in pool.map(lambda _: enhance(recordings, **mode), range(6)):
+            for out, expected in zip(together, alone[0], strict=True):
+                np.testing.assert_array_equal(out["audio"], expected["audio"])
 
 
 def test_contract_3_batches_and_streams_are_the_same_as_one_window_after_another(enhance):
@@ -164,14 +186,16 @@ def test_contract_5_the_released_plain_llama_layout_enhances_as_it_stands_and_as
     logging.disable_propagation()
     assert not caplog.records
 
-    (item,) = enhance.preprocess(waveform, sampling_rate=44100)
-    ids = item["input_ids"]
+    options = EnhanceOptions(sampling_rate=44100)
+    windows = list(Recording(enhance.processor, waveform, options, 454).windows())
+    (row,) = enhance.enhancer.answer(windows, None, options, enhance.enhancer.check(options))
+    prompt = ids = enhance.processor.build_prompt(windows[0].codes[None])
     for token in range(5 * 9):
         first = 5 + token % 9 * 1024
         best = llama(ids).logits[0, -1, first : first + 1024].argmax() + first
         ids = torch.cat([ids, best.view(1, 1)], dim=1)
-    naive = (ids[0, item["input_ids"].shape[1] :].view(5, 9).T - 5) % 1024
-    assert enhance.forward(item)["row"].codes.equal(naive)
+    naive = (ids[0, prompt.shape[1] :].view(5, 9).T - 5) % 1024
+    assert row.codes.equal(naive)
 
 
 def bytes_of_tensors() -> int:

@@ -6,27 +6,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-from transformers.generation.streamers import BaseStreamer
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from modeling_dacse import decoding_dacse, generation_dacse, layers_dacse
-from modeling_dacse.decoding_dacse import GridDecoder
+from modeling_dacse.fast import decoding, layers
+from modeling_dacse.fast.decoding import decode_grid
 from tests.tiny import tiny_code_vectors, tiny_model, tiny_prompts
-
-ALWAYS, NEVER = -1.0, 2.0  # shares of agreement from which drafts begin
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
-
-
-@pytest.fixture(params=[NEVER, ALWAYS], ids=["no drafts", "drafts"])
-def drafts(request, monkeypatch):
-    """Decodes without drafts, or from drafts however many of their ids are refused."""
-    monkeypatch.setattr(decoding_dacse, "DRAFT_SHARE", request.param)
-    monkeypatch.setattr(decoding_dacse, "SHRINK_SHARE", 0.0)
-    return request.param == ALWAYS
 
 
 class Uncaptured:
@@ -44,18 +39,15 @@ class Uncaptured:
 
 def by_frames(patch, part=8, processors=128):
     """Has everything decoded frame by frame, looking at whole parts where rows times heads reach `processors`."""
-    patch.setattr(decoding_dacse, "can_capture", lambda *_: True)
-    patch.setattr(decoding_dacse, "FrameGraph", Uncaptured)
-    patch.setattr(decoding_dacse, "PART", part)
-    patch.setattr(layers_dacse, "PART", part)
-    patch.setattr(layers_dacse, "PROCESSORS", processors)
+    patch.setattr(decoding.GridDecoder, "_can_capture", lambda _: True)
+    patch.setattr(decoding, "FrameGraph", Uncaptured)
+    patch.setattr(decoding, "PART", part)
+    patch.setattr(layers, "PART", part)
+    patch.setattr(layers, "PROCESSORS", processors)
 
 
-def stock_generate(model, **arguments):
-    """What the library's own loop makes of the same call."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation_dacse, "can_decode", lambda *_: False)
-        return model.generate(**arguments)
+def decode(model, **arguments):
+    return model.generate(**arguments, custom_generate=decode_grid)
 
 
 def count_passes(model, call):
@@ -78,8 +70,8 @@ def begin(prompts, degrees, config):
 
 
 @settings(deadline=None, max_examples=60)
-@given(data=st.data(), seed=st.integers(0, 999), always=st.booleans())
-def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
+@given(data=st.data(), seed=st.integers(0, 999))
+def test_ids_are_those_of_the_librarys_loop(model, data, seed):
     config = model.config
     frames = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=4))
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
@@ -91,15 +83,17 @@ def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
             first = config.first_code_id + torch.arange(width) % config.num_codebooks * config.codebook_size
             forced = first + torch.randint(config.codebook_size, (len(frames), width))
             arguments["forced_ids"] = forced.masked_fill(torch.rand(forced.shape) < data.draw(st.floats(0, 1)), -1)
-        if data.draw(st.booleans()):
-            arguments["code_vectors"] = tiny_code_vectors(config, seed)
+        choice = data.draw(st.sampled_from(["likeliest", "least risk", "drawn"]))
+        if choice == "least risk":
+            arguments["logits_processor"] = [model.risk_processor(tiny_code_vectors(config, seed))]
+        elif choice == "drawn":
+            arguments |= {"do_sample": True, "row_seeds": torch.randint(2**62, (len(frames),))}
+            arguments |= data.draw(st.sampled_from([{}, {"top_k": 3}, {"top_p": 0.8, "temperature": 1.5}]))
         arguments["max_new_tokens"] = data.draw(st.sampled_from([None, 1, 7, 40]))
-        patch.setattr(decoding_dacse, "DRAFT_SHARE", ALWAYS if always else NEVER)
-        patch.setattr(decoding_dacse, "SHRINK_SHARE", 0.0)
         processors = data.draw(st.sampled_from([None, 0, 128]))
         if processors is not None:
             by_frames(patch, processors=processors)
-        assert torch.equal(model.generate(**arguments), stock_generate(model, **arguments))
+        assert torch.equal(decode(model, **arguments), model.generate(**arguments))
 
 
 @pytest.mark.parametrize(
@@ -113,23 +107,23 @@ def test_greedy_ids_are_those_of_the_stock_loop(model, data, seed, always):
     ],
     ids=str,
 )
-def test_every_shape_of_llama_is_decoded(overrides, drafts, monkeypatch):
+def test_every_shape_of_llama_is_decoded(overrides, monkeypatch):
     model = tiny_model(**overrides)
     prompts = tiny_prompts([3, 2], model.config)
-    expected = stock_generate(model, **prompts)
-    assert torch.equal(model.generate(**prompts), expected)
+    expected = model.generate(**prompts)
+    assert torch.equal(decode(model, **prompts), expected)
     for processors in (0, 128):
         by_frames(monkeypatch, processors=processors)
-        assert torch.equal(model.generate(**prompts), expected)
+        assert torch.equal(decode(model, **prompts), expected)
 
 
 def test_frames_look_no_further_than_they_must(model, monkeypatch):
     prompts = tiny_prompts([8, 5], model.config)
     by_frames(monkeypatch, part=16, processors=0)
-    model.generate(**prompts)
+    decode(model, **prompts)
     assert Uncaptured.stops == sorted(Uncaptured.stops) and set(Uncaptured.stops) == {32, 48, 64}
     by_frames(monkeypatch, part=16)
-    model.generate(**prompts)
+    decode(model, **prompts)
     assert Uncaptured.stops == [64] * 8  # a small batch: all of the buffers, every time
 
 
@@ -137,27 +131,27 @@ def test_frames_look_no_further_than_they_must(model, monkeypatch):
 def test_frames_draw_the_same_ids(model, monkeypatch, processors):
     prompts, arguments = tiny_prompts([8, 8], model.config), {"do_sample": True, "top_k": 9, "top_p": 0.9}
     torch.manual_seed(0)
-    expected = model.generate(**prompts, **arguments)
+    expected = decode(model, **prompts, **arguments)
     by_frames(monkeypatch, processors=processors)
     torch.manual_seed(0)
-    assert torch.equal(model.generate(**prompts, **arguments), expected)
+    assert torch.equal(decode(model, **prompts, **arguments), expected)
 
 
 @pytest.mark.parametrize("frames", [False, True], ids=["by token", "by frame"])
-def test_adapters_are_heard(drafts, frames, monkeypatch):
+def test_adapters_are_heard(frames, monkeypatch):
     model = tiny_model()
     prompts = tiny_prompts([3, 2], model.config)
     if frames:
         by_frames(monkeypatch)
-    plain = model.generate(**prompts)
+    plain = decode(model, **prompts)
     targets = ["q_proj", "v_proj", "down_proj", "lm_head", "embed_tokens"]
     model.add_adapter(LoraConfig(target_modules=targets, init_lora_weights=False, lora_alpha=64))
     model.eval()
-    adapted = model.generate(**prompts)
+    adapted = decode(model, **prompts)
     assert not torch.equal(adapted, plain)
-    assert torch.equal(adapted, stock_generate(model, **prompts))
+    assert torch.equal(adapted, model.generate(**prompts))
     model.disable_adapters()
-    assert torch.equal(model.generate(**prompts), plain)
+    assert torch.equal(decode(model, **prompts), plain)
 
 
 @torch.no_grad()
@@ -170,7 +164,9 @@ def test_adapters_are_heard(drafts, frames, monkeypatch):
     ],
     ids=["plain", "top-k", "top-p"],
 )
-def test_ids_are_drawn_with_the_probabilities_of_the_model(warping, warpers, drafts):
+@pytest.mark.parametrize("seeded", [False, True], ids=["global generator", "streams of rows"])
+@pytest.mark.parametrize("fast", [False, True], ids=["library", "fast"])
+def test_ids_are_drawn_with_the_probabilities_of_the_model(warping, warpers, seeded, fast):
     model, count = tiny_model(num_codebooks=2, codebook_size=3), 20_000
     config, prompts = model.config, tiny_prompts([2], model.config)
     clean = torch.tensor(list(itertools.product(range(5, 8), range(8, 11), range(5, 8), range(8, 11))))
@@ -182,7 +178,9 @@ def test_ids_are_drawn_with_the_probabilities_of_the_model(warping, warpers, dra
     expected = scores.softmax(-1).gather(2, code[..., None]).prod(1)[:, 0]
     torch.testing.assert_close(expected.sum(), torch.tensor(1.0))
     torch.manual_seed(0)
-    drawn = model.generate(**prompts, do_sample=True, num_return_sequences=count, **warping)[:, -5:-1]
+    mode = {"row_seeds": torch.arange(count)} if seeded else {}
+    mode |= {"custom_generate": decode_grid} if fast else {}
+    drawn = model.generate(**prompts, do_sample=True, num_return_sequences=count, **mode, **warping)[:, -5:-1]
     seen = (drawn[:, None] == clean).all(-1).sum(0)
     assert int(seen.sum()) == count and not seen[expected == 0].any()
     likely = expected * count > 5
@@ -191,115 +189,89 @@ def test_ids_are_drawn_with_the_probabilities_of_the_model(warping, warpers, dra
     assert squares.sum() < likely.sum() + 5 * (2 * likely.sum()) ** 0.5
 
 
-def silent_model(**overrides):
-    """A model that finds code 0 the likeliest, whatever it hears."""
-    model = tiny_model(tie_word_embeddings=False, max_position_embeddings=1024, **overrides)
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.fill_(1.0)
-        model.lm_head.weight.zero_()
-        model.lm_head.weight[model.config.first_code_id :: model.config.codebook_size] = 1.0
-    return model
-
-
-def test_where_the_noisy_ids_are_right_they_take_few_passes():
-    model = silent_model()
-    config = model.config
-    codes = torch.zeros(3, 80, config.num_codebooks, dtype=torch.long)
-    codes[0, 20:26] = 7  # lost packets: what comes in there does not come out
-    codes[1, 50:53] = 7
-    offsets = config.first_code_id + config.codebook_size * torch.arange(config.num_codebooks)
-    ends = torch.tensor([[config.bos_token_id, config.start_clean_token_id]]).expand(len(codes), -1)
-    ids = torch.cat([ends[:, :1], (codes + offsets).flatten(1), ends[:, 1:]], dim=1)
-    arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    drafted, passes = count_passes(model, lambda: model.generate(**arguments))
-    expected, stock_passes = count_passes(model, lambda: stock_generate(model, **arguments))
-    assert torch.equal(drafted, expected)
-    assert stock_passes == 80 * config.num_codebooks + 1 and passes < stock_passes / 4  # rows wait for the last one
-
-
-def test_where_the_noisy_ids_are_wrong_no_pass_is_wasted():
-    model = silent_model()
-    config = model.config
-    first = config.first_code_id + config.codebook_size * torch.arange(config.num_codebooks)
-    ids = torch.tensor([[config.bos_token_id, *(first + 1).repeat(20).tolist(), config.start_clean_token_id]])
-    _, passes = count_passes(model, lambda: model.generate(ids))
-    assert passes == 20 * config.num_codebooks
-
-
 def test_forced_ids_take_no_pass_of_their_own(model):
     prompts = tiny_prompts([8], model.config)
     forced = prompts["input_ids"][:, 1:-1].clone()
     forced[:, 9:12] = -1
-    ids, passes = count_passes(model, lambda: model.generate(**prompts, forced_ids=forced))
+    ids, passes = count_passes(model, lambda: decode(model, **prompts, forced_ids=forced))
     assert passes == 3
-    assert torch.equal(ids, stock_generate(model, **prompts, forced_ids=forced))
+    assert torch.equal(ids, model.generate(**prompts, forced_ids=forced))
 
 
-def test_rows_that_have_all_their_ids_are_no_longer_run(model, monkeypatch):
-    monkeypatch.setattr(decoding_dacse, "DRAFT_SHARE", NEVER)
+def test_rows_that_have_all_their_ids_are_no_longer_run(model):
     prompts = tiny_prompts([3, 3, 3, 3], model.config)
     forced = prompts["input_ids"][:, 1:-1].clone()
     for row, tokens in enumerate((4, 9, 4, 7)):
         forced[row, :tokens] = -1
     rows = []
     hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: rows.append(len(ids[0])))
-    ids = model.generate(**prompts, forced_ids=forced)
+    ids = decode(model, **prompts, forced_ids=forced)
     hook.remove()
     assert rows == [4] * 4 + [3] * 3 + [1] * 2
-    assert torch.equal(ids, stock_generate(model, **prompts, forced_ids=forced))
-
-
-class Ignore(BaseStreamer):
-    def put(self, value):
-        pass
-
-    def end(self):
-        pass
+    assert torch.equal(ids, model.generate(**prompts, forced_ids=forced))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "decoded"),
+    "arguments",
     [
-        ({}, True),
-        ({"do_sample": True, "top_k": 5, "top_p": 0.9, "temperature": 0.7, "num_return_sequences": 2}, True),
-        ({"do_sample": True, "min_p": 0.1, "typical_p": 0.9, "renormalize_logits": True}, True),
-        ({"max_new_tokens": 3}, True),
-        ({"num_beams": 2}, False),
-        ({"use_cache": False}, False),
-        ({"cache_implementation": "static"}, False),
-        ({"repetition_penalty": 2.0}, False),
-        ({"max_time": 100.0}, False),
-        ({"return_dict_in_generate": True, "output_scores": True}, False),
-        ({"logits_processor": LogitsProcessorList([TemperatureLogitsWarper(2.0)])}, False),
-        ({"streamer": Ignore()}, False),
-        ({"prompt_lookup_num_tokens": 3}, False),
+        {"do_sample": True, "min_p": 0.1, "typical_p": 0.9, "renormalize_logits": True},
+        {"do_sample": True, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01, "num_return_sequences": 2},
+        {"max_new_tokens": 3},
+        {"use_cache": False},
+    ],
+    ids=str,
+)
+def test_what_only_narrows_the_choice_is_done(model, arguments):
+    prompts = tiny_prompts([2], model.config)
+    ids = decode(model, **prompts, **arguments)
+    assert ids.shape[1] == prompts["input_ids"].shape[1] + arguments.get("max_new_tokens", 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"num_beams": 2}, "beams"),
+        ({"return_dict_in_generate": True}, "returned scores"),
+        ({"max_time": 100.0}, "other stopping criteria"),
+        ({"repetition_penalty": 2.0}, "does not know RepetitionPenaltyLogitsProcessor"),
+        ({"logits_processor": LogitsProcessorList([TemperatureLogitsWarper(2.0)])}, "TemperatureLogitsWarper"),
+        ({"past_key_values": DynamicCache()}, "a cache of the caller's"),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,  # the same in every process
 )
-def test_what_is_asked_for_beyond_ids_is_left_to_the_stock_loop(model, monkeypatch, arguments, decoded):
-    runs = []
-    run = GridDecoder.run
-    monkeypatch.setattr(GridDecoder, "run", lambda self: (runs.append(1), run(self))[1])
-    model.generate(**tiny_prompts([2], model.config), **arguments)
-    assert len(runs) == decoded
+def test_what_only_the_librarys_loop_does_is_refused(model, arguments, reason):
+    with pytest.raises(ValueError, match=f"{reason}: leave custom_generate out"):
+        decode(model, **tiny_prompts([2], model.config), **arguments)
 
 
-def test_a_mask_that_hides_more_than_padding_is_left_to_the_stock_loop(model):
-    prompts = tiny_prompts([2, 2], model.config)
+def test_models_and_masks_that_only_the_librarys_loop_knows_are_refused():
+    prompts = tiny_prompts([2, 2], tiny_model().config)
+    with pytest.raises(ValueError, match="the delayed pattern"):
+        model = tiny_model(pattern="delayed")
+        decode(model, **tiny_prompts([2], model.config))
+    with pytest.raises(ValueError, match="training"):
+        decode(tiny_model().train(), **prompts)
     prompts["attention_mask"][0, :3] = 0
-    assert torch.equal(model.generate(**prompts), stock_generate(model, **prompts))
+    with pytest.raises(ValueError, match="a mask that hides more than padding"):
+        decode(tiny_model(), **prompts)
+
+
+def test_a_model_offers_its_fast_decoder_where_nobody_listens_to_its_layers():
+    model = tiny_model()
+    assert model.fast_decoder is decode_grid
+    hook = model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert model.fast_decoder is None
+    hook.remove()
+    model.forward = model.forward
+    assert model.fast_decoder is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_under_autocast_the_ids_are_those_of_the_stock_loop(model, dtype):
+def test_autocast_changes_nothing(model, dtype):
     prompts = tiny_prompts([3, 2], model.config)
     with torch.autocast("cpu", dtype):
-        ids = model.generate(**prompts)
-        stock = model.generate(**prompts, return_dict_in_generate=True).sequences
-    assert torch.equal(ids, stock)
+        ids = decode(model, **prompts)
+    assert torch.equal(ids, decode(model, **prompts))
 
 
 def test_a_kernel_without_large_pages_decodes_too(model, monkeypatch):
@@ -308,6 +280,6 @@ def test_a_kernel_without_large_pages_decodes_too(model, monkeypatch):
             raise OSError(22, "Invalid argument")
 
     prompts = tiny_prompts([2], model.config)
-    expected = model.generate(**prompts)
+    expected = decode(model, **prompts)
     monkeypatch.setattr(mmap, "mmap", WithoutAdvice)
-    assert torch.equal(model.generate(**prompts), expected)
+    assert torch.equal(decode(model, **prompts), expected)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,15 @@ def test_a_pipeline_without_a_model_is_the_embedded_one():
 
 
 @needs_embedded_model
-def test_a_pipeline_without_a_model_has_nothing_to_complain_about():
-    code = "import dacse; from transformers import pipeline; pipeline('audio-enhancement', device='cpu')"
-    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "No model was supplied" not in process.stderr
+def test_the_embedded_model_is_weights_and_json():
+    files = [path for path in Path(dacse.default_model()).rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".md"}
+
+
+def test_the_version_is_the_packages():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert dacse.__version__ == project["version"]
 
 
 @needs_embedded_model

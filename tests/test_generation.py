@@ -4,10 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList
+from transformers import CompileConfig, LogitsProcessor, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation import EosTokenCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from modeling_dacse.generation_dacse import draw_schedule
+from modeling_dacse.fast.decoding import decode_grid
+from modeling_dacse.grid_dacse import MinimumRiskLogitsProcessor, draw_schedule, gumbel_noise
+from modeling_dacse.pattern_dacse import PATTERNS
 from tests.tiny import tiny_code_vectors, tiny_config, tiny_model, tiny_prompts
 
 FRAMES = [3, 1, 2]
@@ -112,6 +115,19 @@ def test_batch_is_its_rows_one_by_one(model, prompts, greedy):
         {"num_beams": 3, "max_new_tokens": 40},
         {"max_length": 64},
         {"return_dict_in_generate": True, "output_scores": True, "output_logits": True},
+        {"min_new_tokens": 20},
+        {"min_new_tokens": 20, "do_sample": True},
+        {"min_new_tokens": 20, "num_beams": 2},
+        {"suppress_tokens": [2]},
+        {"begin_suppress_tokens": list(range(5, 21))},
+        {"forced_eos_token_id": 2, "max_new_tokens": 10},
+        {"forced_bos_token_id": 0},
+        {"bad_words_ids": [[token] for token in range(5, 21)]},
+        {"sequence_bias": {(6,): -1e30, (22,): float("inf")}},
+        {"exponential_decay_length_penalty": (2, 1.5)},
+        {"no_repeat_ngram_size": 1},
+        {"guidance_scale": 1.5},
+        {"remove_invalid_values": True},
     ],
     ids=str,
 )
@@ -192,6 +208,20 @@ def test_rows_begun_to_different_degrees_are_continued_together(model, prompts, 
         assert strip(continued[row], model.config) == strip(greedy[row], model.config)
 
 
+@pytest.mark.parametrize("fast", [False, True], ids=["library", "fast"])
+def test_rows_that_have_ended_stay_as_they_are_beside_others(model, prompts, greedy, fast):
+    mode = {"custom_generate": decode_grid} if fast else {}
+    length = prompts["input_ids"].shape[1]
+    for begun in (3, 4, 6, 8, 9, 10):  # rows have 9, 3 and 6 clean tokens
+        ids = greedy[:, : length + begun]
+        mask = (ids != model.config.pad_token_id).long()
+        assert torch.equal(model.generate(ids, attention_mask=mask, **mode)[:, : greedy.shape[1]], greedy)
+    out = model.generate(**prompts, max_new_tokens=4, return_dict_in_generate=True)
+    mask = (out.sequences != model.config.pad_token_id).long()
+    again = model.generate(out.sequences, attention_mask=mask, past_key_values=out.past_key_values)
+    assert torch.equal(again, greedy)
+
+
 @torch.no_grad()
 def test_beams_that_cover_every_row_find_the_likeliest(model):
     model = tiny_model(num_codebooks=2, codebook_size=4)
@@ -213,6 +243,82 @@ def test_the_grid_outranks_a_users_processor_and_top_k(model, prompts):
 
     ids = model.generate(**prompts, logits_processor=LogitsProcessorList([PreferEos()]), do_sample=True, top_k=1)
     assert_finished(ids, prompts, model.config)
+
+
+@pytest.mark.parametrize("mode", [{}, {"do_sample": True}, {"num_beams": 2}], ids=str)
+def test_where_all_legal_ids_are_banned_they_are_equal(model, prompts, mode):
+    class BanAll(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            return torch.full_like(scores, -torch.inf)
+
+    ids = model.generate(**prompts, logits_processor=[BanAll()], **mode)
+    assert_finished(ids, prompts, model.config)
+
+
+def test_stopping_criteria_hooks_and_compiled_forwards_mean_what_they_mean_elsewhere(prompts):
+    model, length = tiny_model(), prompts["input_ids"].shape[1]
+    stops = StoppingCriteriaList([MaxLengthCriteria(max_length=length + 3)])
+    assert model.generate(**prompts, stopping_criteria=stops).shape[1] == length + 3
+    third = int(model.generate(**prompts)[0, length + 2])
+    stops = StoppingCriteriaList([EosTokenCriteria(eos_token_id=third)])
+    assert model.generate(**prompts, stopping_criteria=stops)[0, length + 3] == model.config.pad_token_id
+    layer, calls = model.model.layers[0], []
+    hook = layer.register_forward_hook(lambda _, __, out: (calls.append(1), torch.zeros_like(out))[1])
+    changed = model.generate(**prompts)
+    hook.remove()
+    assert len(calls) == changed.shape[1] - length and not torch.equal(changed, model.generate(**prompts))
+    compiled = []
+    model.forward = torch.compile(model.forward, backend=lambda graph, _: (compiled.append(1), graph.forward)[1])
+    model.generate(**prompts)
+    assert compiled
+
+
+def test_continuous_batching_answers_each_prompt_as_generate_does(model, prompts, greedy):
+    answers = model.generate_batch([unpadded(prompts, row).tolist() for row in range(len(FRAMES))])
+    length = prompts["input_ids"].shape[1]
+    assert list(answers) == [f"req_{row}" for row in range(len(FRAMES))]
+    for row, answer in enumerate(answers.values()):
+        assert [*answer.generated_tokens, model.config.eos_token_id] == strip(greedy[row, length:], model.config)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_generates_in_its_own_order(pattern):
+    model = tiny_model(pattern=pattern)
+    prompts, order = tiny_prompts(FRAMES, model.config), model.config.make_pattern()
+    ids = model.generate(**prompts, do_sample=True)[:, prompts["input_ids"].shape[1] :]
+    for row, frames in zip(ids, FRAMES, strict=True):
+        clean = row[: frames * model.config.num_codebooks]
+        codebook = (clean - model.config.first_code_id) // model.config.codebook_size
+        assert torch.equal(codebook, order.codebooks(frames))
+
+
+def test_rows_draw_from_streams_of_their_own(model, prompts):
+    seeds, mode = torch.tensor([7, 8, 9]), {"do_sample": True, "top_k": 5, "temperature": 1.5}
+    state = torch.get_rng_state()
+    together = model.generate(**prompts, row_seeds=seeds, **mode)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_finished(together, prompts, model.config)
+    for row in range(len(FRAMES)):
+        prompt = {name: values[row : row + 1] for name, values in prompts.items()}
+        alone = model.generate(**prompt, row_seeds=seeds[row : row + 1], **mode)
+        assert strip(alone[0], model.config) == strip(together[row], model.config)
+    other = model.generate(**prompts, row_seeds=seeds + 1, **mode)
+    assert not torch.equal(other, together)
+    for wrong in ({}, {"do_sample": True, "num_beams": 2}):
+        with pytest.raises(ValueError, match="row_seeds draw one id a token"):
+            model.generate(**prompts, row_seeds=seeds, **wrong)
+
+
+def test_noise_is_the_same_in_any_company_and_of_no_two_rows():
+    seeds, ids = torch.tensor([[1], [-5], [2**63 - 1]]), torch.arange(1000)
+    noise = gumbel_noise(seeds, 3, ids)
+    assert torch.equal(gumbel_noise(seeds[1:2], 3, ids[10:20]), noise[1:2, 10:20])
+    assert torch.equal(gumbel_noise(seeds, torch.tensor([[3], [3], [3]]), ids), noise)
+    streams = torch.cat([noise, gumbel_noise(seeds, 4, ids), gumbel_noise(seeds + 1, 3, ids)])
+    assert streams.isfinite().all()
+    assert -3 < streams.min() and streams.max() < 17  # of 23 bits: -log(24 log 2) to 24 log 2
+    correlations = torch.corrcoef(streams) - torch.eye(len(streams))
+    assert correlations.abs().max() < 0.15  # five standard deviations of 1000 independent pairs
 
 
 def test_a_users_processor_chooses_among_legal_ids(model, prompts):
@@ -280,7 +386,7 @@ def test_forced_ids_reach_an_assistant_and_a_begun_row(model, prompts):
 
 def test_with_code_vectors_the_code_of_the_least_risk_comes(model, prompts, greedy):
     vectors = tiny_code_vectors(model.config)
-    ids = model.generate(**prompts, code_vectors=vectors)
+    ids = model.generate(**prompts, logits_processor=[MinimumRiskLogitsProcessor(vectors)])
     assert_finished(ids, prompts, model.config)
     assert not torch.equal(ids, greedy)
     for row in range(len(FRAMES)):
@@ -299,23 +405,18 @@ def test_with_code_vectors_the_code_of_the_least_risk_comes(model, prompts, gree
 )
 def test_code_vectors_and_forced_ids_give_the_same_in_every_mode(model, prompts, mode):
     prompt, forced = unpadded(prompts, 0)[None], forced_ids(model)[:1]
-    given = {"input_ids": prompt, "forced_ids": forced, "code_vectors": tiny_code_vectors(model.config)}
+    risk = model.risk_processor(tiny_code_vectors(model.config))
+    given = {"input_ids": prompt, "forced_ids": forced, "logits_processor": [risk]}
     out = model.generate(**given, **mode)
     assert torch.equal(out if torch.is_tensor(out) else out.sequences, model.generate(**given))
 
 
-@pytest.mark.parametrize(
-    "vectors, mode, message",
-    [
-        (torch.zeros(2, 16, 4), {}, r"code_vectors has shape \(2, 16, 4\), but this model speaks 3 codebooks of 16"),
-        (torch.zeros(3, 16), {}, r"code_vectors has shape \(3, 16\)"),
-        (torch.zeros(3, 16, 4), {"do_sample": True}, "neither sampling nor beam search: leave them out"),
-        (torch.zeros(3, 16, 4), {"num_beams": 2}, "neither sampling nor beam search: leave them out"),
-    ],
-)
-def test_code_vectors_that_do_not_fit_are_refused(model, prompts, vectors, mode, message):
-    with pytest.raises(ValueError, match=message):
-        model.generate(**prompts, code_vectors=vectors, **mode)
+def test_code_vectors_that_do_not_fit_are_refused(model, prompts):
+    for vectors in (torch.zeros(2, 16, 4), torch.zeros(3, 16)):
+        with pytest.raises(ValueError, match=r"code_vectors have shape \(.*, but this model speaks 3 codebooks of 16"):
+            model.risk_processor(vectors)
+    with pytest.raises(ValueError, match="of 2 codebooks of 16 codes, but the model has 48 codes"):
+        model.generate(**prompts, logits_processor=[MinimumRiskLogitsProcessor(torch.zeros(2, 16, 4))])
 
 
 @given(
@@ -328,8 +429,9 @@ def test_schedule_is_that_of_a_naive_loop(num_codebooks, codebook_size, rows):
     noisy = [frames * num_codebooks for frames, _ in rows]
     begun = [int(share * count) for count, (_, share) in zip(noisy, rows, strict=True)]
     width = 2 * max(noisy) + 2
+    first = [5 + codebook * codebook_size for codebook in range(num_codebooks)] * 4
     prompts = torch.tensor(
-        [[1] * (width - 2 - n - b) + [0] + [5] * n + [3] + [5] * b for n, b in zip(noisy, begun, strict=True)]
+        [[1] * (width - 2 - n - b) + [0] + first[:n] + [3] + first[:b] for n, b in zip(noisy, begun, strict=True)]
     )
     longest = max(count - start for count, start in zip(noisy, begun, strict=True))
 
@@ -348,17 +450,18 @@ def test_schedule_is_that_of_a_naive_loop(num_codebooks, codebook_size, rows):
 @pytest.mark.parametrize(
     "prompt, message",
     [
-        ([0, 5, 21, 37], r"row 0 of the prompt has no start_clean token \(id 3\)"),
+        ([0, 5, 21, 37], r"row 0 of the prompt has 0 start_clean tokens \(id 3\)"),
         ([0, 3], "row 0 of the prompt has 0 noisy tokens, not one or more whole frames of 3 codebooks"),
         ([0, 5, 21, 3], "row 0 of the prompt has 2 noisy tokens, not one or more whole frames of 3 codebooks"),
         ([0, *[5, 21, 37] * 11, 3], "11 frames, but a context of 64 tokens holds 10: enhance shorter windows"),
-        ([0, 5, 21, 37, 3, 5, 21, 37, 5], "4 clean tokens for 3 noisy ones"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 5], "id 5 at token 8 .* comes after as many clean tokens as noisy ones"),
+        ([0, 5, 21, 37, 3, 5, 21, 37, 2, 2], "id 2 at token 9 .* comes after as many clean tokens as noisy ones"),
         ([0, 21, 5, 37, 3], "id 21 at token 1 of row 0 of the prompt is not of codebook 0"),
         ([0, 5, 21, 53, 3], "id 53 at token 3 of row 0 of the prompt is not of codebook 2"),
         ([0, 5, 21, 37, 3, 21], "id 21 at token 5 of row 0 of the prompt is not of codebook 0"),
         ([0, 5, 21, 37, 3, 1], "id 1 at token 5 .* padding on the left"),
-        ([0, 5, 21, 37, 3, 5, 21, 37, 2], "id 2 at token 8"),
-        ([0, 5, 21, 37, 3, 3], "id 3 at token 5"),
+        ([0, 5, 21, 37, 3, 5, 21, 2], "id 2 at token 7 of row 0 of the prompt is not of codebook 2"),
+        ([0, 5, 21, 37, 3, 3], "has 2 start_clean tokens"),
         ([0, 5, 21, 4, 37, 3], "id 21 at token 2 of row 0 of the prompt is not of codebook 0"),
     ],
 )
@@ -388,9 +491,9 @@ def test_inputs_embeds_are_refused(model, prompts):
 @pytest.mark.parametrize(
     "forced, message",
     [
-        ([[-1, -1]], r"forced_ids has shape \[1, 2\], but the prompts' clean tokens make \[1, 3\]"),
-        ([[-1, 5, -1]], r"forced_ids\[0, 1\] is 5, which is not of codebook 1"),
-        ([[-1, -1, -2]], r"forced_ids\[0, 2\] is -2, which is not of codebook 2"),
+        ([[-1, -1]], r"forced_ids has shape \(1, 2\), but the prompts' clean tokens make \(1, 3\)"),
+        ([[-1, 5, -1]], r"forced_ids\[0, 1\] is 5, but this token's codebook has the ids 21 to 36"),
+        ([[-1, -1, -2]], r"forced_ids\[0, 2\] is -2, but this token's codebook has the ids 37 to 52"),
     ],
 )
 def test_wrong_forced_ids_are_refused(model, forced, message):

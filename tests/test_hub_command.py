@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from tests.loopback_hub import TOKEN, LoopbackHub
 from tests.tiny import tiny_model, tiny_pipeline
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from typer.testing import CliRunner
 
 import hub_upload.fresh_process
-from dacse.cli import app
+from command_dacse.cli import app
 from tests.loopback_hub import LoopbackHub
 from tests.test_card import write_run
 from tests.test_convert import save_released_layout
@@ -93,7 +93,7 @@ import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from typer.testing import CliRunner
 import dacse
-from dacse.cli import app
+from command_dacse.cli import app
 from training_dacse.lm.adapters import save_adapter
 from training_dacse.tokens.cache import TokenCache
 from transformers import pipeline

@@ -1,4 +1,7 @@
-"""The pipeline: any length, rate and kind of input; batches, streams, regions, strength, clear errors."""
+"""The pipeline: any length, rate and kind of input; batches, streams, threads, regions, strength, clear errors."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from pipeline_dacse import AudioEnhancementPipeline
 from pipeline_dacse.levels_dacse import keep_recording
-from pipeline_dacse.windows_dacse import split_windows
-from tests.tiny import tiny_pipeline
+from pipeline_dacse.options_dacse import EnhanceOptions
+from pipeline_dacse.recording_dacse import Recording
+from tests.test_windows import spans
+from tests.tiny import tiny_model, tiny_pipeline
 
 RATE = 8000  # of the tiny codec, 8 samples a frame
 
@@ -52,11 +57,12 @@ def test_output_has_exactly_the_input_s_length_and_channels(enhance, samples, ra
 @pytest.mark.parametrize("chosen", [False, True])
 def test_a_model_says_whether_codes_of_the_least_risk_are_taken(chosen):
     enhance, waveform = tiny_pipeline(), noise(60)
-    enhance.model.config.minimum_risk = chosen
+    enhance.processor.minimum_risk = chosen
     ids = enhance.processor(waveform, sampling_rate=RATE)["input_ids"]
+    risk = enhance.model.risk_processor(enhance.processor.code_vectors)
     likeliest, safest = (
-        enhance.processor.decode(enhance.model.generate(ids, code_vectors=vectors))[0][:60]
-        for vectors in (None, enhance.processor.code_vectors)
+        enhance.processor.decode(enhance.model.generate(ids, logits_processor=processors))[0][:60]
+        for processors in ([], [risk])
     )
     assert not np.array_equal(likeliest, safest)
 
@@ -67,12 +73,12 @@ def test_a_model_says_whether_codes_of_the_least_risk_are_taken(chosen):
     np.testing.assert_array_equal(run(minimum_risk=True), safest)
     np.testing.assert_array_equal(run(minimum_risk=False), likeliest)
     sampled = run(do_sample=True, seed=1)
-    enhance.model.config.minimum_risk = not chosen
+    enhance.processor.minimum_risk = not chosen
     np.testing.assert_array_equal(run(do_sample=True, seed=1), sampled)
     sampling = AudioEnhancementPipeline(model=enhance.model, processor=enhance.processor, do_sample=True)
     np.testing.assert_array_equal(sampling(waveform, sampling_rate=RATE, seed=1)["audio"], sampled)
     assert run(num_beams=2).shape == (60,)
-    with pytest.raises(ValueError, match="neither sampling nor beam search"):
+    with pytest.raises(ValueError, match="minimum_risk is for greedy decoding"):
         run(minimum_risk=True, do_sample=True)
 
 
@@ -80,7 +86,7 @@ def test_the_result_is_that_of_a_naive_loop_over_windows(enhance):
     waveform, processor = noise(200, channels=2), enhance.processor
     codes = processor.encode(waveform)
     joined = []
-    for span in split_windows(25, 8, 2):
+    for span in spans(25, 8, 2):
         clean = []
         for channel in codes:
             prompt = processor.build_prompt(channel[None, :, span.start : span.stop])
@@ -94,8 +100,11 @@ def test_the_result_is_that_of_a_naive_loop_over_windows(enhance):
 def copying_pipeline(monkeypatch) -> AudioEnhancementPipeline:
     """One whose model answers with the noisy codes."""
     enhance = tiny_pipeline()
+    eos = torch.tensor([[enhance.processor.eos_token_id]])
     monkeypatch.setattr(
-        enhance.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1]], 1)
+        enhance.model,
+        "generate",
+        lambda input_ids, **_: torch.cat([input_ids, input_ids[:, 1:-1], eos.expand(len(input_ids), 1)], 1),
     )
     return enhance
 
@@ -111,7 +120,7 @@ def test_a_model_that_copies_gives_the_codec_s_own_reconstruction(monkeypatch):
 @pytest.mark.parametrize("chosen", [False, True])
 def test_a_model_says_whether_the_recording_is_kept(chosen):
     enhance, waveform = tiny_pipeline(), noise(304, channels=2)  # whole frames
-    enhance.model.config.keep_recording = chosen
+    enhance.processor.keep_recording = chosen
 
     def run(**parameters):
         return enhance(waveform, sampling_rate=RATE, **parameters)["audio"]
@@ -190,15 +199,67 @@ def test_a_recording_that_fails_leaves_the_others_of_a_stream_alone(enhance):
     good = {"array": noise(90), "sampling_rate": RATE}
     bad = {"array": noise(90) * np.nan, "sampling_rate": RATE}
     expected, seen = enhance(good)["audio"], []
-    for recording, pieces in enhance.stream_many([good, bad, "missing.wav", good], batch_size=8):
+    for recording, pieces in enhance.stream_many([good, bad, "missing.wav", Crashing(), good], batch_size=8):
         if recording is good:
             np.testing.assert_array_equal(np.concatenate(list(pieces), axis=1)[0], expected)
             seen.append("enhanced")
         else:
-            with pytest.raises((ValueError, OSError)) as error:
+            with pytest.raises((ValueError, OSError, RuntimeError)) as error:
                 list(pieces)
             seen.append(error.type.__name__)
-    assert seen == ["enhanced", "ValueError", "FileNotFoundError", "enhanced"]
+    assert seen == ["enhanced", "ValueError", "FileNotFoundError", "RuntimeError", "enhanced"]
+
+
+class Crashing:
+    def read(self, size=-1):
+        raise RuntimeError("decoder crashed")
+
+
+def test_an_item_that_fails_raises_after_the_others_are_done_or_in_its_turn(enhance):
+    good, done = {"array": noise(90), "sampling_rate": RATE}, []
+    recordings = [good, "missing.wav", good]
+    with pytest.raises(FileNotFoundError, match="recording 2 of 3: .*missing.wav"):
+        enhance(recordings, batch_size=1, progress=lambda *frames: done.append(frames))
+    assert done == [(6, 12), (12, 12)] * 2
+    outputs = enhance(recording for recording in recordings)
+    assert next(outputs)["audio"].shape == (90,)
+    with pytest.raises(FileNotFoundError, match="missing.wav"):
+        next(outputs)
+    assert next(outputs)["audio"].shape == (90,)
+    with pytest.raises(StopIteration):
+        next(outputs)
+
+
+def test_what_nobody_waits_for_is_not_generated(enhance, monkeypatch):
+    rows, answer = [], enhance.enhancer.answer
+    monkeypatch.setattr(
+        enhance.enhancer, "answer", lambda windows, *rest: (rows.append(len(windows)), answer(windows, *rest))[1]
+    )
+    long, short = ({"array": noise(samples), "sampling_rate": RATE} for samples in (4000, 60))
+    recordings = enhance.stream_many([long, short], batch_size=4)
+    _, pieces = next(recordings)
+    next(pieces)
+    pieces.close()
+    begun = sum(rows)
+    assert len(list(next(recordings)[1])) > 0
+    assert sum(rows) <= begun + 4
+
+
+def test_an_error_of_a_batch_is_raised_by_its_recordings_and_the_others_go_on(enhance, monkeypatch):
+    generate, calls = enhance.model.generate, []
+
+    def fail_once(**arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return generate(**arguments)
+
+    monkeypatch.setattr(enhance.model, "generate", fail_once)
+    good = {"array": noise(60), "sampling_rate": RATE}
+    recordings = enhance.stream_many([good, good], batch_size=1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(next(recordings)[1])
+    assert len(list(next(recordings)[1])) > 0
 
 
 def test_silence_in_silence_out(enhance):
@@ -234,13 +295,12 @@ def test_outside_the_regions_the_input_s_own_samples_come_back(enhance):
 
 
 def test_outside_the_regions_the_model_is_held_to_the_noisy_codes(enhance):
-    rows = [
-        enhance.forward(item)["row"]
-        for item in enhance.preprocess(noise(200), sampling_rate=RATE, regions=[(0.006, 0.012)])
-    ]
-    assert any(row.window.is_generated for row in rows) and not all(row.window.is_generated for row in rows)
+    options = EnhanceOptions(regions=[(0.006, 0.012)], sampling_rate=RATE)
+    windows = list(Recording(enhance.processor, noise(200), options, 10).windows())
+    rows = enhance.enhancer.answer(windows, None, options, enhance.enhancer.check(options))
+    assert any(window.is_generated for window in windows) and not all(window.is_generated for window in windows)
     for row in rows:
-        held = torch.from_numpy(~row.window.free)
+        held = ~row.window.free
         torch.testing.assert_close(row.codes[:, held], row.window.codes[:, held])
 
 
@@ -280,15 +340,39 @@ def test_a_seed_makes_sampling_reproducible_and_leaves_torch_s_state_alone(enhan
     assert (first != other).any()
 
 
-def test_batches_do_not_share_their_random_numbers(enhance, monkeypatch):
-    drawn, generate = [], enhance.model.generate
-    monkeypatch.setattr(
-        enhance.model, "generate", lambda **inputs: (drawn.append(torch.rand(()).item()), generate(**inputs))[1]
-    )
-    for _ in range(2):
-        enhance(noise(250), sampling_rate=RATE, do_sample=True, seed=1, batch_size=1)
-    once, again = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
-    assert once == again and len(set(once)) == len(once) > 1
+def test_sampling_does_not_depend_on_the_batch_and_no_two_windows_draw_the_same(enhance):
+    channel = noise(250)
+    twins = {"array": np.concatenate([channel, channel]), "sampling_rate": RATE}
+    recordings = [twins, twins, {"array": noise(30), "sampling_rate": RATE}]
+    mode = {"do_sample": True, "temperature": 3.0, "seed": 1}
+    expected = enhance(recordings, batch_size=1, **mode)
+    for batch_size in (2, 5, 64):
+        for out, alone in zip(enhance(recordings, batch_size=batch_size, **mode), expected, strict=True):
+            np.testing.assert_array_equal(out["audio"], alone["audio"])
+    np.testing.assert_array_equal(enhance(twins, **mode)["audio"], expected[0]["audio"])
+    channels = [*expected[0]["audio"], *expected[1]["audio"]]
+    assert all((one != other).mean() > 0.5 for one, other in itertools.combinations(channels, 2))
+    assert (enhance(twins, **mode | {"seed": None})["audio"] != expected[0]["audio"]).any()
+
+
+def test_threads_get_what_they_would_get_alone():
+    enhance = tiny_pipeline()
+    for name in ("one", "other"):
+        with torch.random.fork_rng():
+            torch.manual_seed(len(name))
+            lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+            enhance.model.add_adapter(lora, adapter_name=name)
+    calls = [
+        {"adapter": adapter, "do_sample": sample, "seed": seed, "batch_size": 1 + seed % 3}
+        for seed, (adapter, sample) in enumerate(itertools.product([None, "one", "other"], [False, True], repeat=1))
+    ] * 3
+    audio = {"array": noise(250), "sampling_rate": RATE}
+    alone = [enhance(audio, **call)["audio"] for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda call: enhance(audio, **call)["audio"], calls))
+    for expected, found in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert len({audio.tobytes() for audio in alone}) == 6
 
 
 @pytest.mark.parametrize(
@@ -297,14 +381,21 @@ def test_batches_do_not_share_their_random_numbers(enhance, monkeypatch):
     ids=str,
 )
 def test_parameters_that_would_cut_or_multiply_windows_are_refused(enhance, parameters):
-    with pytest.raises(ValueError, match=f"{next(iter(parameters))} is not for this pipeline"):
+    with pytest.raises(ValueError, match=f"{next(iter(parameters))} is not for enhancement"):
         enhance(noise(60), sampling_rate=RATE, **parameters)
 
 
-def test_a_limit_in_the_generation_configuration_is_found_out(enhance):
-    limited = GenerationConfig(max_new_tokens=3)
-    with pytest.raises(ValueError, match="was answered by 1: leave limits of length out"):
-        enhance(noise(60), sampling_rate=RATE, generation_config=limited)
+@pytest.mark.parametrize("limit", [{"generation_config": GenerationConfig(max_new_tokens=7)}, {"max_time": 0.0}])
+def test_what_a_stopping_criterion_leaves_out_stays_as_it_was(enhance, caplog, limit):
+    waveform = noise(80)
+    out = enhance(waveform, sampling_rate=RATE, return_confidence=True, **limit)
+    codes = enhance.processor.encode(waveform)
+    ids = enhance.model.generate(enhance.processor.build_prompt(codes))
+    frames = 0 if "max_time" in limit else 2  # of three tokens each
+    expected = torch.cat([enhance.processor.clean_codes(ids[0])[..., :frames], codes[..., frames:]], dim=-1)
+    np.testing.assert_array_equal(out["audio"], enhance.processor.decode_codes(expected)[0])
+    assert np.isnan(out["confidence"][frames:]).all() and not np.isnan(out["confidence"][:frames]).any()
+    assert f"stopped {10 - frames} frames before its end" in caplog.text
 
 
 def test_generation_parameters_of_a_call_and_of_the_pipeline_reach_generate(enhance):
@@ -312,15 +403,24 @@ def test_generation_parameters_of_a_call_and_of_the_pipeline_reach_generate(enha
     greedy = enhance(audio)["audio"]
     np.testing.assert_array_equal(enhance(audio, do_sample=True, top_k=1)["audio"], greedy)
     np.testing.assert_array_equal(tiny_pipeline(do_sample=True, top_k=1)(audio)["audio"], greedy)
+    np.testing.assert_array_equal(enhance(audio, generate_kwargs={"do_sample": True, "top_k": 1})["audio"], greedy)
     assert enhance(audio, num_beams=3)["audio"].shape == greedy.shape
-    with pytest.raises(ValueError, match="windw_seconds"):
+    with pytest.raises(ValueError, match="'windw_seconds' is neither .*; did you mean 'window_seconds'"):
         enhance(audio, windw_seconds=1.0)
+
+
+def test_assistants_of_a_call_and_of_the_pipeline_give_the_greedy_audio(enhance):
+    audio, assistant = {"array": noise(200), "sampling_rate": RATE}, tiny_model(seed=1)
+    greedy = enhance(audio)["audio"]
+    np.testing.assert_array_equal(enhance(audio, assistant_model=assistant, batch_size=8)["audio"], greedy)
+    np.testing.assert_array_equal(enhance(audio, prompt_lookup_num_tokens=3)["audio"], greedy)
+    np.testing.assert_array_equal(tiny_pipeline(assistant_model=assistant)(audio)["audio"], greedy)
 
 
 def test_progress_counts_the_frames_of_each_recording(enhance):
     calls = []
     enhance(noise(200), sampling_rate=RATE, batch_size=2, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (25, 25) and calls == sorted(calls) and len(calls) == len(list(split_windows(25, 10, 2)))
+    assert calls[-1] == (25, 25) and calls == sorted(calls) and len(calls) == len(spans(25, 10, 2))
 
 
 @pytest.mark.parametrize(
@@ -328,10 +428,10 @@ def test_progress_counts_the_frames_of_each_recording(enhance):
     [
         ({"window_seconds": 1.0}, r"window_seconds is 1\.0 \(1000 frames\).*0\.01 s"),
         ({"overlap_seconds": 0.5}, r"overlap_seconds is 0\.5"),
-        ({"strength": 1.5}, r"strength is 1\.5"),
+        ({"strength": 1.5}, r"strength is 1\.5; give a number from 0 \(the input\) to 1"),
         ({"output_sampling_rate": 0}, "output_sampling_rate is 0"),
         ({"regions": [(2, 1)]}, r"region \(2, 1\)"),
-        ({"regions": [(0, 1), (3, 4)]}, r"region \(3, 4\) begins behind the end .* lasts 0\.0075 s"),
+        ({"regions": [(0, 1), (3, 4)]}, r"region \(3\.0, 4\.0\) begins after the end .* lasts 0\.0075 s"),
         ({"adapter": "nothing"}, "adapter 'nothing' is unknown; the model has none"),
     ],
 )
@@ -343,32 +443,32 @@ def test_parameters_out_of_range_say_which_and_why(enhance, parameters, message)
 
 def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_with_silence():
     only, usual = tiny_pipeline(), tiny_pipeline()
-    only.model.config.window_frames = 6
+    only.processor.window_frames = 6
     for samples in (1, 40, 48, 200):
         out = only(noise(samples)[0], sampling_rate=RATE, return_confidence=True)
         assert len(out["audio"]) == samples
         assert len(out["confidence"]) == -(-samples // 8)
-    prompts = [prompt["input_ids"] for prompt in only.preprocess({"array": noise(30)[0], "sampling_rate": RATE})]
-    completed = {"array": np.pad(noise(30)[0], (0, 18)), "sampling_rate": RATE}
-    assert torch.equal(torch.cat(prompts), next(usual.preprocess(completed))["input_ids"])
-    assert {prompt["input_ids"].shape[1] for prompt in only.preprocess(completed)} == {6 * 3 + 2}
+    options = EnhanceOptions(sampling_rate=RATE)
+    (window,) = Recording(only.processor, noise(30)[0], options, 10).windows()
+    (completed,) = Recording(usual.processor, np.pad(noise(30)[0], (0, 18)), options, 10).windows()
+    assert torch.equal(window.codes, completed.codes) and window.codes.shape[1] == 6
     with pytest.raises(ValueError, match="trained on windows of 0.006 s"):
         only(noise(40)[0], sampling_rate=RATE, window_seconds=0.005)
 
 
 @pytest.mark.parametrize("frames", [4, 25], ids=["shorter than a window", "three windows that overlap"])
-def test_nothing_is_generated_behind_the_frames_a_window_keeps(frames):
+def test_nothing_is_generated_after_the_frames_a_window_keeps(frames):
     enhance, calls = tiny_pipeline(), []
-    enhance.model.config.window_frames = 10
+    enhance.processor.window_frames = 10
     generate = enhance.model.generate
     enhance.model.generate = lambda **arguments: (calls.append(arguments), generate(**arguments))[1]
     waveform = np.random.default_rng(0).uniform(-0.5, 0.5, frames * 8).astype(np.float32)
     out = enhance(waveform, sampling_rate=8000, overlap_seconds=0.002, return_confidence=True)
     assert len(out["audio"]) == len(waveform) and out["confidence"].shape == (frames,)
     assert (out["confidence"] < 1).all()
-    spans = split_windows(frames, 10, 2, whole=True)
+    expected = spans(frames, 10, 2, whole=True)
     (forced,) = [call["forced_ids"] for call in calls]
-    assert (forced == -1).sum(1).tolist() == [(span.last - span.start) * 3 for span in spans]
+    assert (forced == -1).sum(1).tolist() == [(span.last - span.start) * 3 for span in expected]
 
 
 def test_a_pipeline_that_has_used_an_adapter_is_not_saved_without_its_own_weights(tmp_path):

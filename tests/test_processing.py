@@ -114,6 +114,58 @@ def test_decode_finds_the_clean_tokens_of_each_row():
     assert PROCESSOR.decode(prompt[None])[0].shape == (0,)
 
 
+def test_one_row_or_many_are_decoded_of_any_kind():
+    ids = PROCESSOR.build_prompt(PROCESSOR.encode(noise(2, 80)))[:, 1:-1]
+    many = PROCESSOR.batch_decode(ids)
+    for rows in (ids.tolist(), ids.numpy(), list(ids)):
+        np.testing.assert_array_equal(np.stack(PROCESSOR.decode(rows)), np.stack(many))
+    for row in (ids[0], ids[0].tolist(), ids[0].numpy()):
+        np.testing.assert_array_equal(PROCESSOR.decode(row), many[0])
+
+
+def test_a_row_cut_short_is_decoded_as_far_as_whole_frames_go():
+    ids = PROCESSOR.build_prompt(PROCESSOR.encode(noise(1, 80)))[:, 1:-1]
+    expected = PROCESSOR.decode_codes(PROCESSOR.encode(noise(1, 80))[..., :4])[0]
+    for length in (12, 13, 14):
+        np.testing.assert_array_equal(PROCESSOR.decode(ids[0, :length]), expected)
+    assert PROCESSOR.decode(ids[:, :2])[0].shape == (0,)
+
+
+def test_waveforms_are_saved_as_audio_files(tmp_path):
+    waveform = noise(2, 80)
+    PROCESSOR.save_audio(waveform, tmp_path / "clean.wav")
+    PROCESSOR.save_audio([waveform[0], waveform[1]], [tmp_path / "a.flac", tmp_path / "b.wav"], sampling_rate=16000)
+    read, rate = PROCESSOR.load_audio(tmp_path / "clean.wav")
+    assert rate == RATE
+    np.testing.assert_allclose(read, waveform, rtol=0, atol=1 / 32768)  # a step of 16 bits
+    assert PROCESSOR.load_audio(tmp_path / "a.flac")[1] == 16000
+    with pytest.raises(ValueError, match="2 waveforms need as many paths"):
+        PROCESSOR.save_audio([waveform[0], waveform[1]], tmp_path / "a.wav")
+
+
+def test_padding_and_return_tensors_mean_what_they_mean_in_the_library():
+    recordings = [noise(1, 80), noise(1, 40)]
+
+    def call(**kwargs):
+        return PROCESSOR(recordings, sampling_rate=RATE, **kwargs)
+
+    rows = call(return_tensors=None, padding=False)["input_ids"]
+    assert [len(row) for row in rows] == [32, 17] and isinstance(rows, list)
+    padded = call(padding="longest")["input_ids"]
+    assert padded.shape == (2, 32) and padded[1, 15:].tolist() == rows[1]
+    assert call(padding="max_length", max_length=40)["attention_mask"].shape == (2, 40)
+    assert call(pad_to_multiple_of=10)["input_ids"].shape == (2, 40)
+    assert isinstance(call(return_tensors="np")["input_ids"], np.ndarray)
+    assert "attention_mask" not in call(return_attention_mask=False)
+    assert call(audio_kwargs={"return_tensors": None})["input_ids"][1] == padded[1].tolist()
+    with pytest.raises(ValueError, match="truncation would cut recordings short"):
+        call(truncation=True)
+    with pytest.raises(ValueError, match="no recording in an empty list"):
+        PROCESSOR([], sampling_rate=RATE)
+    flat = PROCESSOR(noise(1, 80)[0].tolist(), sampling_rate=RATE)["input_ids"]
+    assert torch.equal(flat, padded[:1])
+
+
 def test_decode_refuses_broken_frames_and_foreign_tokens():
     with pytest.raises(ValueError, match="2 tokens is not a multiple of 3 codebooks"):
         PROCESSOR.decode(torch.tensor([[0, 5, 21, 37, 3, 5, 21, 2]]))
@@ -150,7 +202,8 @@ def test_a_saved_processor_is_one_directory_without_foreign_paths(tmp_path):
     assert settings["first_code_id"] == 7 and settings["hop_length"] == HOP
     assert "audio_tokenizer" not in settings and str(tmp_path) not in json.dumps(settings)
     written = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*.*")}
-    code = {"processing_dacse.py", "codec_dacse.py", "audio_dacse.py", "codes_dacse.py"}
+    audio = ("audio", "audio_arrays", "audio_containers", "audio_decoder")
+    code = {f"{name}_dacse.py" for name in (*audio, "codec", "codes", "descript", "processing")}
     assert written == code | {
         "processor_config.json",
         "audio_tokenizer/config.json",
@@ -176,7 +229,10 @@ def test_the_codec_stays_in_float32_and_its_weights_are_those_given(tmp_path):
     DacSeProcessor.from_codec(tiny_codec()).save_pretrained(tmp_path)
     loaded = DacSeProcessor.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert loaded.audio_tokenizer.dtype == torch.float32
-    assert not DacSeProcessor.from_codec(tiny_codec().bfloat16().train()).audio_tokenizer.training
+    half = tiny_codec().half()
+    assert DacSeProcessor.from_codec(half).audio_tokenizer.dtype == torch.float32 and half.dtype == torch.float16
+    whole = tiny_codec()
+    assert DacSeProcessor.from_codec(whole).audio_tokenizer is whole
     weights = load_file(tmp_path / "audio_tokenizer" / "model.safetensors")
     for name, value in tiny_codec().state_dict().items():
         assert torch.equal(weights[name], value)

@@ -241,7 +241,7 @@ def name_of(requirement: str) -> str:
 def test_dacse_app_starts_the_space_with_its_settings(monkeypatch):
     from typer.testing import CliRunner
 
-    from dacse.cli import app as command
+    from command_dacse.cli import app as command
 
     started = []
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("gradio", reason="the Space needs the extra `app`")
 
-from dacse.cli import app  # noqa: E402
+from command_dacse.cli import app  # noqa: E402
 from tests.loopback_hub import LoopbackHub  # noqa: E402
 from tests.tiny import tiny_pipeline  # noqa: E402
 

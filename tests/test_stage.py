@@ -15,14 +15,25 @@ from tests.tiny import tiny_codec, tiny_pipeline
 
 CODE = {
     "configuration_dacse.py",
-    "generation_dacse.py",
+    "pattern_dacse.py",
+    "grid_dacse.py",
     "modeling_dacse.py",
     "codes_dacse.py",
+    "audio_arrays_dacse.py",
+    "audio_containers_dacse.py",
     "audio_dacse.py",
+    "audio_decoder_dacse.py",
     "codec_dacse.py",
+    "descript_dacse.py",
     "processing_dacse.py",
+    "options_dacse.py",
     "windows_dacse.py",
+    "recording_dacse.py",
     "levels_dacse.py",
+    "adapters_dacse.py",
+    "layout_dacse.py",
+    "device_dacse.py",
+    "engine_dacse.py",
     "pipeline_dacse.py",
 }
 FILES = {

@@ -38,7 +38,8 @@ def tiny_prompts(frames: list[int], config: DacSeConfig, seed: int = 0) -> dict[
         codes = torch.randint(config.codebook_size, (count, config.num_codebooks), generator=generator)
         offsets = config.first_code_id + config.codebook_size * torch.arange(config.num_codebooks)
         special = torch.tensor([config.bos_token_id]), torch.tensor([config.start_clean_token_id])
-        prompts.append(torch.cat([special[0], (codes + offsets).flatten(), special[1]]))
+        clean = config.make_pattern().arrange((codes + offsets).T[None])[0]
+        prompts.append(torch.cat([special[0], clean, special[1]]))
     input_ids = torch.nn.utils.rnn.pad_sequence(
         prompts, batch_first=True, padding_value=config.pad_token_id, padding_side="left"
     )

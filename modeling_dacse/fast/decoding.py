@@ -1,10 +1,10 @@
 """A decoding loop that does only what the codebook grid asks for. Knows ids and a Llama's layers: no audio or file.
 
-Asked for by name: `model.generate(..., custom_generate=decode_grid)`. `generate` prepares everything as for any model and
-then calls it. Against the library's loop this one computes the logits of the codebook that is due and of no other, writes
-keys and values into buffers of their final size, feeds forced ids together with the id before them, and drops rows that
-are done. On a GPU, which would wait for the CPU most of the time, all kernels of a frame are captured once in a CUDA
-graph, and then replayed frame after frame.
+Asked for by name: `model.generate(..., custom_generate=decode_grid)`. `generate` prepares everything as for any model
+and then calls it. Against the library's loop this one computes the logits of the codebook that is due and of no other,
+writes keys and values into buffers of their final size, feeds forced ids together with the id before them, and drops
+rows that are done. On a GPU, which would wait for the CPU most of the time, all kernels of a frame are captured once
+in a CUDA graph, and then replayed frame after frame.
 """
 
 import functools
@@ -130,7 +130,7 @@ class Choice:
     """Picks codes from the scores of one codebook.
 
     Args:
-        vectors: (codebook, code, size): take the code of the least expected error (`negate_risk`); None for the scores.
+        vectors: (codebook, code, size): take the code of the least expected error (`negate_risk`); or None.
         warpers: Applied to the scores before an id is drawn.
         row_seeds: (row, 1): draw by `gumbel_noise`, each row for itself.
         do_sample: Without `row_seeds`: draw from torch's global generator, or take the likeliest.
@@ -229,7 +229,8 @@ class GridDecoder:
         self.codebooks = config.make_pattern().codebooks(config.max_frames).tolist()
         self.graph = FrameGraph(ids.device) if self._can_capture() else None
         if self.graph:
-            room = -self.ids.shape[1] % PART
+            # To the end of the last frame, which `max_new_tokens` may cut, and of the last part.
+            room = config.num_codebooks + -(self.ids.shape[1] + config.num_codebooks) % PART
             self.ids = nn.functional.pad(self.ids, (0, room), value=config.pad_token_id)
             self.before = ids.new_zeros(1)  # the column before the frame that is decoded
         columns = torch.arange(self.ids.shape[1], device=ids.device)

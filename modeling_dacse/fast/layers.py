@@ -183,7 +183,7 @@ class CachedLayers:
     ) -> torch.Tensor:
         """Runs some columns of some rows, and remembers them.
 
-        Only the last token's hidden states are asked for: the last layer gives the others no more than keys and values.
+        Only each row's last token is asked for: the last layer gives the others no more than keys and values.
 
         Args:
             ids: (row, token): what stands in these columns.

@@ -15,7 +15,7 @@ import yaml
 from datasets import Audio, Dataset, load_dataset
 from typer.testing import CliRunner
 
-from dacse.cli import app
+from command_dacse.cli import app
 from tests.tiny import tiny_codec
 from tests.tiny_corpus import RATE, voice
 from tests.training.tiny_tokens import RECIPE, TASKS, make_tokens, write_place

@@ -16,8 +16,8 @@ from transformers import DacConfig, DacModel
 
 from .codebooks import CodebookWatch, fit_codebooks
 from .discriminators import Discriminators, discriminator_loss, generator_losses
-from .start import initialize_codec
 from .losses import ComplexSpectrumLoss, MultiScaleMelLoss
+from .start import initialize_codec
 
 BETAS = (0.8, 0.99)  # of Adam, for codec and discriminators (DAC, arXiv 2306.06546, section 4.2)
 FRAMES_PER_CODE = 40  # of the latents to which the codebooks of a new codec are fitted

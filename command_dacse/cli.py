@@ -2,10 +2,12 @@
 
 import typer
 
-from dacse.app import app as demo
-from dacse.enhance import enhance
-from dacse.info import info
-from dacse.tokenize import tokenize
+from command_dacse.app import app as demo
+from command_dacse.enhance import enhance
+from command_dacse.info import info
+from command_dacse.signals import stop_in_order
+from command_dacse.terminal import open_standard_streams
+from command_dacse.tokenize import tokenize
 from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 
@@ -27,4 +29,6 @@ app.command()(verify)
 
 def main() -> None:
     """Entry point of the console script."""
+    open_standard_streams()
+    stop_in_order()
     app()

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dacse import default_model
-from dacse.results import one_line
+from command_dacse import default_model
+from command_dacse.terminal import one_line
 from hub_upload.places import check_place
 
 

@@ -1,0 +1,52 @@
+"""Options of a command that can be seen to be wrong before torch, let alone a model, is loaded. Knows no torch."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
+
+
+def check_options(
+    model: str,
+    codec: str | None,
+    adapter: str | None,
+    device: str | None,
+    window_seconds: float | None,
+    overlap_seconds: float | None,
+) -> None:
+    """Raises ValueError for the first option that cannot be meant, whatever the machine and the model."""
+    for name, value, is_right in (
+        ("window_seconds", window_seconds, lambda value: 0 < value < math.inf),
+        ("overlap_seconds", overlap_seconds, lambda value: 0 <= value < math.inf),
+    ):
+        if value is not None and not is_right(value):
+            raise ValueError(f"{name} is {value}; give a number of seconds")
+    if device is not None and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
+        raise ValueError(f"device is {device!r}; give {', '.join(DEVICES[:3])}, ..., or one of several: cuda:1")
+    for place in filter(None, (model, codec)):
+        _check_place(place)
+    if adapter is not None:
+        _check_adapter(adapter, model)
+
+
+def _check_place(place: str) -> None:
+    """A directory with a configuration, or what can be a Hub id."""
+    from hub_upload.places import check_hub, check_place
+
+    check_place(place)
+    if not os.path.isdir(place):
+        check_hub(place)
+    configurations = ("config.json", "adapter_config.json")
+    if os.path.isdir(place) and not any(os.path.isfile(os.path.join(place, name)) for name in configurations):
+        raise ValueError(f"{place} has no config.json; give the directory of a model, or a Hub id")
+
+
+def _check_adapter(adapter: str, model: str) -> None:
+    if os.path.isfile(os.path.join(adapter, "adapter_config.json")) or re.fullmatch(r"[\w.-]+/[\w.-]+", adapter):
+        return
+    known = sorted(path.parent.name for path in Path(model).glob("adapters/*/adapter_config.json"))
+    if os.path.isfile(os.path.join(model, "config.json")) and adapter not in known:
+        names = ", ".join(known) or "none"
+        raise ValueError(f"adapter {adapter!r} is unknown; {model} has {names}; or give a directory or Hub id")

@@ -1,0 +1,149 @@
+"""Where a result goes: whole or not at all into a file, through a pipe or device; and its sound. Knows no model."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+from command_dacse.files import STANDARD, is_special
+from command_dacse.formats import TAGS, Encoding, id3_tag
+from command_dacse.terminal import write_out
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WRITE_SAMPLES = 1 << 14  # at once, per channel: libsndfile dies of longer blocks of Vorbis
+
+
+@contextlib.contextmanager
+def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO]:
+    """Gives a file whose content becomes that of the target at the end, or goes if anything goes wrong.
+
+    A file is replaced in one step, and one that a link leads to in its place. Pipes and devices are written through.
+
+    Args:
+        target: a path, or `-` for standard output.
+        like: a file whose permissions the target gets.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    if target == STANDARD or is_special(target):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            yield file
+            file.seek(0)
+            with naming(target):
+                _copy_through(file, target)
+        return
+    path = os.path.realpath(target)
+    folder = os.path.dirname(path)
+    with naming(target):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # a name that is too long is known before the work is done
+        os.makedirs(folder, exist_ok=True)
+        # A name of its own: that of the target may be as long as a name can be.
+        temporary = os.path.join(folder, f".dacse-{os.getpid()}-{os.urandom(4).hex()}.part")
+        file = open(temporary, "x+b", buffering=0)  # a buffer would be written in vain once more as it is closed
+    try:
+        with file:
+            yield file
+        if like is not None and os.path.isfile(like):
+            shutil.copymode(like, temporary)
+        with naming(target):
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
+@contextlib.contextmanager
+def open_sound(
+    file: BinaryIO, target: str, encoding: Encoding, sampling_rate: int, channels: int, tags: dict[str, str]
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Gives a function that appends pieces (channel, sample) to the sound in a file, which becomes the target.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from soundfile import SoundFile, SoundFileError
+
+    if encoding.container == "MP3":
+        file.write(id3_tag(tags))
+    sink = _Sink(file)
+    try:
+        sound = SoundFile(sink, "w", sampling_rate, channels, encoding.subtype, format=encoding.container)
+        with sound:
+            for name, text in tags.items() if encoding.container != "MP3" else ():
+                if name in TAGS:
+                    setattr(sound, TAGS[name][0], text)
+
+            def write(piece: np.ndarray) -> None:
+                for first in range(0, piece.shape[1], WRITE_SAMPLES):
+                    sound.write(piece[:, first : first + WRITE_SAMPLES].T)
+
+            yield write
+    except (AssertionError, SoundFileError) as error:  # what soundfile makes of a write that failed
+        sink.check(target)
+        raise OSError(errno.EIO, f"cannot write {target} (libsndfile: {error}); write another format") from error
+    sink.check(target)
+
+
+class _Sink:
+    """The rest of a file for libsndfile to write, which keeps what goes wrong: in its calls, that would get lost."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.first = file, file.tell()
+        self.error: BaseException | None = None
+
+    def write(self, content: bytes) -> int:
+        rest = memoryview(content)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except BaseException as error:
+            self.error = error
+        return len(content) - len(rest)
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(count)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset + self.first * (whence == os.SEEK_SET), whence) - self.first
+
+    def tell(self) -> int:
+        return self.file.tell() - self.first
+
+    def check(self, target: str) -> None:
+        """Raises what went wrong."""
+        if self.error is not None:
+            with naming(target):
+                raise self.error
+
+
+@contextlib.contextmanager
+def naming(target: str) -> Iterator[None]:
+    """Names the target in what the system says, with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        name = "standard output" if target == STANDARD else target
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room there, or write somewhere else" if full else "write somewhere else"
+        if error.errno == errno.ENXIO:
+            remedy = "nothing reads from this pipe: start what is to read from it first"
+        raise OSError(error.errno, f"cannot write {name} ({error.strerror}); {remedy}") from error
+
+
+def _copy_through(file: BinaryIO, target: str) -> None:
+    if target == STANDARD:
+        write_out(file)
+        return
+    descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK)  # a pipe that nothing reads from is an error, no wait
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "wb") as device:
+        shutil.copyfileobj(file, device)

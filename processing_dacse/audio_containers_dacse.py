@@ -1,0 +1,314 @@
+"""Where in a file its recordings begin and end, whatever its headers say. Knows bytes; decodes nothing.
+
+A size in a header is an estimate. A program that writes to a pipe cannot go back and fill it in, one that was killed
+did not, a file that was cut has less, and files put end to end (`cat a b`) have several headers.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+SCAN_BYTES = 1 << 22
+LONGEST_START = 128  # bytes of what the patterns below match
+W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+
+# How a file of a kind begins, and with it every further one that was appended.
+STARTS = {
+    "riff": rb"RIFF....WAVE",
+    "rifx": rb"RIFX....WAVE",
+    "rf64": rb"(?:RF64|BW64)....WAVE",
+    "aiff": rb"FORM....AIF[FC]",
+    "w64": re.escape(W64_RIFF),
+    "caf": rb"caff\x00\x01\x00\x00desc",
+    "au": rb"\.snd\x00\x00..",
+    "flac": rb"fLaC\x00\x00\x00\x22",
+    "ogg": rb"OggS\x00[\x00-\x07]",  # every page
+    "mp4": rb"\x00\x00\x00[\x10-\xff]ftyp",
+    "matroska": rb"\x1a\x45\xdf\xa3.{0,64}?\x42\x82.{1,2}(?:webm|matroska)",
+    "asf": re.escape(ASF_HEADER),
+    "avi": rb"RIFF....AVI ",
+    "flv": rb"FLV\x01[\x00-\x05]\x00\x00\x00\x09",
+    "nist": rb"NIST_1A\n   1024\n",
+    "amr": rb"#!AMR(?:-WB)?\n",
+    "mp3": rb"ID3[\x02-\x04]\x00.[\x00-\x7f]{4}|\xff[\xe2-\xff]",
+}
+FIRST_STARTS = {kind: re.compile(start, re.DOTALL) for kind, start in STARTS.items()}
+# A further MP3 begins with its tag, or with the frame that holds counts in place of sound.
+MP3_COUNTS = rb"\xff[\xe2-\xff]..(?:..)?\x00{9,32}(?:Xing|Info)\x00\x00\x00[\x00-\x0f]"
+NEXT_STARTS = FIRST_STARTS | {"mp3": re.compile(rb"ID3[\x02-\x04]\x00.[\x00-\x7f]{4}|" + MP3_COUNTS, re.DOTALL)}
+OTHER_CHUNKS = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"JUNK", b"PEAK", b"fact", b"NAME", b"ANNO", b"info"}
+
+
+class Chunks(NamedTuple):
+    """How a file made of chunks is laid out."""
+
+    first: int  # where the first chunk begins
+    id_bytes: int
+    size_bytes: int
+    byteorder: str
+    alignment: int
+    audio_id: bytes
+    counts_itself: bool = False  # the size of a chunk holds its id and size
+
+
+CHUNKS = {
+    "riff": Chunks(12, 4, 4, "little", 2, b"data"),
+    "rifx": Chunks(12, 4, 4, "big", 2, b"data"),
+    "rf64": Chunks(12, 4, 4, "little", 2, b"data"),
+    "aiff": Chunks(12, 4, 4, "big", 2, b"SSND"),
+    "w64": Chunks(40, 16, 8, "little", 8, W64_DATA, counts_itself=True),
+    "caf": Chunks(8, 4, 8, "big", 1, b"data"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One recording of a file, which most often is all of it.
+
+    Attributes:
+        start, stop: where it lies, in bytes.
+        kind: one of `STARTS`, or None.
+        size: position in the file and bytes of a size that is to be read in place of the one that is written there.
+        fault: what its headers promise and it does not keep; None where nothing is known to be missing.
+        is_counted: whether its header can say how long it is: an MP3 without a frame of counts cannot.
+        end: of an Ogg, in samples of its clock, as its last page says.
+    """
+
+    start: int
+    stop: int
+    kind: str | None = None
+    size: tuple[int, bytes] | None = None
+    fault: str | None = None
+    is_counted: bool = True
+    end: int | None = None
+
+
+def find_parts(file: BinaryIO) -> list[Part]:
+    """The recordings in a file that can be sought, in order; one for all of it where its kind is not known."""
+    length = file.seek(0, io.SEEK_END)
+    head = _read(file, 0, LONGEST_START)
+    kind = next((kind for kind, start in FIRST_STARTS.items() if start.match(head)), None)
+    if kind is None:
+        return [Part(0, length)]
+    matches = _find_all(file, NEXT_STARTS[kind])
+    starts = {"ogg": _ogg_starts, "mp3": _mp3_starts}.get(kind, _starts)(matches)
+    starts = [0, *(start for start in starts if start > 0)]
+    return [_part(file, kind, start, stop) for start, stop in zip(starts, [*starts[1:], length], strict=True)]
+
+
+class PartFile(io.RawIOBase):
+    """One part of a file as a file of its own, with its size set right.
+
+    What goes wrong while FFmpeg reads, an interrupt among it, would get lost in its calls: `check` raises it after.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part):
+        self.file, self.part, self.position = file, part, 0
+        self.error: BaseException | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.part.stop - self.part.start}[whence]
+        self.position = max(0, base + offset)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def read(self, count: int = -1) -> bytes:
+        start, left = self.part.start + self.position, self.part.stop - self.part.start - self.position
+        try:
+            content = _read(self.file, start, max(0, left if count < 0 else min(count, left)))
+        except BaseException as error:
+            self.error = error
+            return b""
+        if self.part.size is not None:
+            content = _overlay(content, start, *self.part.size)
+        self.position += len(content)
+        return content
+
+    def check(self) -> None:
+        """Raises what went wrong while reading."""
+        if self.error is not None:
+            raise self.error
+
+
+def _starts(matches: Iterable[tuple[int, bytes]]) -> Iterator[int]:
+    return (position for position, _ in matches)
+
+
+def _ogg_starts(pages: Iterable[tuple[int, bytes]]) -> Iterator[int]:
+    """A link of a chain begins with one page or more that are marked as the first of a stream."""
+    was_first = False
+    for position, page in pages:
+        is_first = bool(page[5] & 2)
+        if is_first and not was_first:
+            yield position
+        was_first = is_first
+
+
+def _mp3_starts(matches: Iterable[tuple[int, bytes]]) -> Iterator[int]:
+    """Tags, and frames of counts with none before them."""
+    tag_end = -1 << 12
+    for position, match in matches:
+        is_own = not 0 <= position - tag_end < 1 << 12  # a tag may be followed by filling
+        if tag := _tag_bytes(match):
+            tag_end = position + tag
+        if is_own:
+            yield position
+
+
+def _tag_bytes(head: bytes) -> int:
+    """Length of the ID3 tag that begins so (ID3v2.4, section 3.1: 28 bits in 4 bytes), 0 without one.
+
+    >>> _tag_bytes(b"ID3\\4\\0\\0\\0\\0\\1\\2"), _tag_bytes(b"\\xff\\xfb\\x90\\0")
+    (140, 0)
+    """
+    if not head.startswith(b"ID3"):
+        return 0
+    return 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(head[6:10])))
+
+
+def _part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
+    if kind == "ogg":
+        return _ogg_part(file, start, stop)
+    if kind in ("avi", "asf"):
+        promised, present = _promised_bytes(file, kind, start), stop - start
+        is_short = promised > present and not _is_placeholder(promised)
+        return Part(start, stop, kind, fault=_shortfall(promised, present) if is_short else None)
+    if kind == "mp3":
+        tag = _tag_bytes(_read(file, start, 10))
+        head = _read(file, start + tag, 1 << 13)[: stop - start]
+        return Part(start, stop, kind, is_counted=bool(re.search(MP3_COUNTS, head, re.DOTALL)) or b"VBRI" in head)
+    place = _place_of_audio(file, kind, start, stop)
+    if place is None:
+        return Part(start, stop, kind)
+    field, width, byteorder, body = place
+    size, present = int.from_bytes(_read(file, field, width), byteorder), max(0, stop - body)
+    own = CHUNKS[kind].id_bytes + width if kind == "w64" else 0  # what the size counts besides the audio
+    claimed = max(0, size - own)
+    if claimed == present or (claimed < present and _is_end_of_audio(file, kind, body, claimed, stop)):
+        return Part(start, stop, kind)
+    fault = None
+    if claimed and not _is_placeholder(claimed):
+        more = f"has {present - claimed} bytes of audio more than it promises, which are read too"
+        fault = more if claimed < present else _shortfall(claimed, present)
+    largest = 2 ** (8 * width) - 1  # read as "to the end"
+    true_size = largest if kind == "caf" else min(present + own, largest)
+    if kind == "aiff":  # FFmpeg expects another chunk after a byte that is left over
+        true_size -= true_size % 2
+        stop = body + true_size
+    return Part(start, stop, kind, (field, true_size.to_bytes(width, byteorder)), fault)
+
+
+def _place_of_audio(file: BinaryIO, kind: str, start: int, stop: int) -> tuple[int, int, str, int] | None:
+    """Where the size of the audio stands, its bytes and their order, and where the audio begins."""
+    if kind == "au":
+        return start + 8, 4, "big", start + int.from_bytes(_read(file, start + 4, 4), "big")
+    if kind not in CHUNKS:
+        return None
+    chunks = CHUNKS[kind]
+    head = chunks.id_bytes + chunks.size_bytes
+    position = start + chunks.first
+    while position + head <= stop:
+        content = _read(file, position, head)
+        size = int.from_bytes(content[chunks.id_bytes :], chunks.byteorder)
+        if content[: chunks.id_bytes] == chunks.audio_id:
+            if kind == "rf64" and size == 0xFFFFFFFF:
+                return start + 28, 8, "little", position + head  # in the chunk ds64, which comes first
+            return position + chunks.id_bytes, chunks.size_bytes, chunks.byteorder, position + head
+        position += max(head, size if kind == "w64" else head + size)
+        position += (start - position) % chunks.alignment
+    return None
+
+
+def _is_end_of_audio(file: BinaryIO, kind: str, body: int, claimed: int, stop: int) -> bool:
+    """Whether what comes after the claimed end of the audio is no more of it, but filling or another chunk."""
+    if kind not in CHUNKS:
+        return False
+    chunks = CHUNKS[kind]
+    position = body + claimed + -claimed % chunks.alignment
+    rest = _read(file, position, 1 << 16)[: max(0, stop - position)]
+    if claimed and position + len(rest) == stop and not rest.strip(b"\x00"):
+        return True
+    size = int.from_bytes(rest[chunks.id_bytes :][: chunks.size_bytes], chunks.byteorder)
+    name = rest[:4]
+    is_name = len(name) == 4 and name.isascii() and name.decode().isprintable()
+    return name in OTHER_CHUNKS or (is_name and position + size <= stop)
+
+
+def _is_placeholder(size: int) -> bool:
+    """Whether a size is what programs write that do not know it: the largest, or nearly, of so many bits.
+
+    >>> [_is_placeholder(size) for size in (0xFFFFFFFF, 0x7FFFF000, 0x80000000 - 36, 88200)]
+    [True, True, True, False]
+    """
+    return any(2**bits - 2**16 <= size <= 2**bits for bits in (31, 32, 63, 64))
+
+
+def _shortfall(promised: int, present: int) -> str:
+    return f"promises {promised} bytes and has {present}: it was cut; what is there is read"
+
+
+def _promised_bytes(file: BinaryIO, kind: str, start: int) -> int:
+    """How long a header says that the file is."""
+    head = _read(file, start, 1 << 12)
+    if kind == "avi":
+        return 8 + int.from_bytes(head[4:8], "little")
+    place = head.find(ASF_PROPERTIES) + 40
+    return int.from_bytes(head[place : place + 8], "little") if place >= 40 else 0
+
+
+def _ogg_part(file: BinaryIO, start: int, stop: int) -> Part:
+    """With what its last page says (RFC 3533, section 6), which has 64 kB at most."""
+    tail_start = max(start, stop - (1 << 17))
+    tail = _read(file, tail_start, stop - tail_start)
+    page = tail[tail.rfind(b"OggS\x00") :]
+    if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        return Part(start, stop, "ogg", fault="ends in the middle of a page: it was cut; what is there is read")
+    end = int.from_bytes(page[6:14], "little", signed=True)
+    fault = None if page[5] & 4 else "ends without the mark of an end: it may have been cut; what is there is read"
+    return Part(start, stop, "ogg", fault=fault, end=end if end > 0 else None)
+
+
+def _find_all(file: BinaryIO, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yields position and content of everything in a file that matches."""
+    position, window = 0, b""
+    file.seek(0)
+    while True:
+        block = file.read(SCAN_BYTES)
+        window += block
+        done = max(0, len(window) - LONGEST_START) if block else len(window)
+        for match in pattern.finditer(window):
+            if match.start() < done:
+                yield position + match.start(), match[0]
+        if not block:
+            return
+        position, window = position + done, window[done:]
+
+
+def _read(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _overlay(content: bytes, start: int, position: int, patch: bytes) -> bytes:
+    """
+    >>> _overlay(b"abcdef", 10, 14, b"XYZ"), _overlay(b"abc", 10, 9, b"XY")
+    (b'abcdXY', b'Ybc')
+    """
+    patched = bytearray(content)
+    for index, byte in enumerate(patch, position - start):
+        if 0 <= index < len(content):
+            patched[index] = byte
+    return bytes(patched)
