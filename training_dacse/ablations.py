@@ -15,10 +15,10 @@ from transformers import DacModel, set_seed
 from processing_dacse.codec_dacse import decode_in_pieces
 
 from .arguments import DacSeTrainingArguments, DataArguments
+from .codec.losses import MultiScaleMelLoss
 from .data import TokenCache
 from .listening import enhance_codes
 from .runs import make_data, make_model, make_trainer
-from .codec.losses import MultiScaleMelLoss
 from .trainer import DacSeTrainer
 
 matplotlib.use("Agg")

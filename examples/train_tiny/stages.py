@@ -23,11 +23,11 @@ from training_dacse.arguments import (
     as_options,
     parse_arguments,
 )
+from training_dacse.codec.segments import CodecSegments
 from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
 from training_dacse.data import build_token_cache, find_codec
 from training_dacse.forgetting import ForgettingMatrix
 from training_dacse.runs import make_data, make_model, make_pairs, make_trainer, task_losses
-from training_dacse.codec.segments import CodecSegments
 from training_dacse.sources import Clips, find_clips
 
 NAME = "dacse/tiny"  # what users load the model by

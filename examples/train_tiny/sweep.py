@@ -26,9 +26,9 @@ from transformers import DacModel
 from modeling_dacse import DacSeForEnhancement
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 from training_dacse.ablations import write_results
-from training_dacse.listening import enhance_codes
-from training_dacse.codec.segments import CodecSegments
 from training_dacse.codec.losses import MultiScaleMelLoss
+from training_dacse.codec.segments import CodecSegments
+from training_dacse.listening import enhance_codes
 
 SECONDS = 2.0  # of the held-out stretches the codec is judged by
 STRETCHES = 16
