@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from machine import describe_machine
 
-from training_dacse.pairs import corpus_pairs
-from training_dacse.recipe import KINDS
-from training_dacse.rooms import SimulatedRooms
+from training_dacse.clips.pairs import corpus_pairs
+from training_dacse.clips.recipe import KINDS
+from training_dacse.clips.rooms import SimulatedRooms
 
 RATE, HOP = 44100, 512
 RECIPES = Path(__file__).parents[1] / "examples" / "configs"

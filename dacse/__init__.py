@@ -10,41 +10,28 @@
 """
 
 import importlib
-import sys
-from pathlib import Path
+from importlib.metadata import version
+from typing import Any
 
-PUBLIC_NAMES = {
+from dacse.registration import default_model, register
+
+_HOMES = {
     "AudioEnhancementPipeline": "pipeline_dacse",
     "DacSeConfig": "modeling_dacse",
     "DacSeForEnhancement": "modeling_dacse",
     "DacSeProcessor": "processing_dacse",
+    "EnhanceOptions": "pipeline_dacse",
+    "Enhancer": "pipeline_dacse",
+    "Int8Config": "modeling_dacse.fast.int8",
 }
 
-__all__ = ["default_model", "register", *PUBLIC_NAMES]
+__version__ = version("dacse")
+__all__ = ["__version__", "default_model", "register", *_HOMES]
+
+register()
 
 
-def default_model() -> str:
-    """Directory of the embedded model, laid out as a Hub repository."""
-    return str(Path(__file__).parent / "tiny")
-
-
-def register() -> None:
-    """Makes transformers' Auto classes and `pipeline` know this package. `import dacse` has done it."""
-    from dacse.registration import register
-
-    register()
-
-
-def __getattr__(name: str):
-    if name in PUBLIC_NAMES:
-        return getattr(importlib.import_module(PUBLIC_NAMES[name]), name)
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _is_command() -> bool:
-    """Whether this process is the `dacse` command, which answers `--help` without loading transformers."""
-    return Path(sys.argv[0]).stem == "dacse" or sys.orig_argv[1:3] == ["-m", "dacse"]
-
-
-if not _is_command():
-    register()

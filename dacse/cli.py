@@ -5,6 +5,7 @@ import typer
 from dacse.app import app as demo
 from dacse.enhance import enhance
 from dacse.info import info
+from dacse.tokenize import tokenize
 from evaluation_dacse.command import evaluate
 from hub_upload.command import convert, push, verify
 
@@ -18,6 +19,7 @@ app.command()(enhance)
 app.command()(evaluate)
 app.command()(info)
 app.command("app")(demo)
+app.command()(tokenize)
 app.command()(push)
 app.command()(convert)
 app.command()(verify)

@@ -51,7 +51,7 @@ def collect_facts(path: str, size: str | None) -> dict[str, Any]:
     from transformers import DacModel
 
     from modeling_dacse import DacSeConfig, DacSeForEnhancement
-    from training_dacse.costs import training_flops_per_token, training_memory
+    from training_dacse.experiments.costs import training_flops_per_token, training_memory
 
     config = DacSeConfig.from_size(size) if size else DacSeConfig.from_pretrained(path)
     codec_config = _codec_config(None if size else path)

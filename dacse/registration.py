@@ -1,19 +1,23 @@
-"""Makes transformers know our classes: the Auto classes and `pipeline("audio-enhancement")`."""
+"""Makes transformers know our classes: the Auto classes, `pipeline("audio-enhancement")` and weights of 8 bits."""
 
-import logging
+from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-import dacse
+import modeling_dacse.fast.int8  # noqa: F401  registers its quantizer
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from pipeline_dacse import AudioEnhancementPipeline
-from pipeline_dacse.pipeline_dacse import TASK
+from pipeline_dacse.pipeline_dacse import TASK, AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
 
 
+def default_model() -> str:
+    """Directory of the embedded model, laid out as a Hub repository."""
+    return str(Path(__file__).parent / "tiny")
+
+
 def register() -> None:
-    """Registers everything; once is enough, and a second time changes nothing."""
+    """Registers everything; once is enough, and a second time changes nothing. `import dacse` has done it."""
     AutoConfig.register(DacSeConfig.model_type, DacSeConfig, exist_ok=True)
     AutoModel.register(DacSeConfig, DacSeForEnhancement, exist_ok=True)
     AutoModelForCausalLM.register(DacSeConfig, DacSeForEnhancement, exist_ok=True)
@@ -23,15 +27,6 @@ def register() -> None:
             TASK,
             pipeline_class=AudioEnhancementPipeline,
             pt_model=DacSeForEnhancement,
-            default={"model": (dacse.default_model(), "main")},
+            default={"model": (default_model(), "main")},
             type="audio",
         )
-        logging.getLogger("transformers.pipelines").addFilter(_is_no_advice_against_our_default)
-
-
-def _is_no_advice_against_our_default(record: logging.LogRecord) -> bool:
-    """Keeps `pipeline("audio-enhancement")` quiet: a default inside this package cannot change under its user.
-
-    transformers advises against any default, as the ones it knows lie on the Hub.
-    """
-    return f"defaulted to {dacse.default_model()} " not in record.getMessage()

@@ -1,13 +1,15 @@
 """Puts what a system returned where it belongs: same rate, same length, same time, same level. Knows no metric."""
 
 import numpy as np
-import soxr
 from scipy.fft import next_fast_len
+
+from .audio import FAINT, resample, rms
 
 MAX_DELAY_SECONDS = 0.1
 WHITENING = 0.7  # 1 is GCC-PHAT, 0 plain correlation
 CLEAR_PEAK = 15  # over the mean: 4 to 7 between unrelated recordings, 40 and more where one is in the other
-MAX_GAIN = 10  # 20 dB: who is further off has no level to match
+MAX_GAIN = 1 / FAINT
+LOUD = 0.95  # quantile of the levels that are compared: where there is speech, if there is any
 FFT_SIZE = 1024
 BLOCK = 16
 
@@ -44,17 +46,15 @@ def shift(waveform: np.ndarray, delay: int, num_samples: int) -> np.ndarray:
 def spectral_gain(waveform: np.ndarray, reference: np.ndarray) -> float:
     """The gain that brings the speech in a waveform (sample,) to the level of the reference.
 
-    Least squares between coarse magnitude spectrograms, seen from the reference: what was added where the reference
-    is silent counts little, and the fine structure and phase that generative systems choose anew not at all. At most
-    20 dB up or down.
+    The loudest twentieth of two coarse spectrograms is brought to one level: what is quieter than speech, or missing,
+    counts nothing, nor do the fine structure and phase that generative systems choose anew. At most 60 dB up or down.
 
     >>> x = np.random.default_rng(0).standard_normal(5000)
     >>> round(spectral_gain(0.5 * x, x), 6)
     2.0
     """
-    spectra = [magnitudes(x) for x in (waveform, reference)]
-    shared, whole = float(np.vdot(*spectra)), float(np.vdot(spectra[1], spectra[1]))
-    return float(np.clip(whole / shared, 1 / MAX_GAIN, MAX_GAIN)) if shared > 0 else 1.0
+    level, wanted = (float(np.quantile(magnitudes(x), LOUD)) for x in (waveform, reference))
+    return float(np.clip(wanted / level, 1 / MAX_GAIN, MAX_GAIN)) if level > 0 else 1.0
 
 
 def magnitudes(waveform: np.ndarray) -> np.ndarray:
@@ -75,13 +75,16 @@ def align(
     Args:
         output: what the system returned, (sample,) at `output_rate`.
         heard: what it was given, (sample,) at `sampling_rate`: the delay is found against it.
-        reference: the clean recording, (sample,), for the level; None leaves the level alone.
+        reference: the clean recording, (sample,), for the level; None takes that of `heard`.
 
     Returns:
-        the output at `sampling_rate`, as long as `heard`, and the delay (samples) and gain that were taken out.
+        the output at `sampling_rate`, as long as `heard`, and the delay (samples) and gain that were taken out. What
+        is 60 dB fainter than `heard` is silence, and not blown up.
     """
-    output = soxr.resample(output, output_rate, sampling_rate, quality="HQ")
+    output = resample(output, output_rate, sampling_rate)
+    if rms(output) <= FAINT * rms(heard):
+        return np.zeros(len(heard), np.float32), 0, 1.0
     delay = find_delay(output, heard, round(MAX_DELAY_SECONDS * sampling_rate))
     output = shift(output, delay, len(heard))
-    gain = 1.0 if reference is None else spectral_gain(output, reference)
+    gain = spectral_gain(output, heard if reference is None else reference)
     return (output * np.float32(gain)).astype(np.float32), delay, gain

@@ -13,16 +13,20 @@ import json
 import os
 import platform
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 import pandas
 
-from .metrics import OFFLINE_METRICS, metric_class
-from .statistics import interval
-from .systems import SYSTEMS, split_spec
+from .metrics import METRICS, metrics_at_hand, split_metric
+from .rivals import RIVALS
+from .summary import summarize
+from .systems import BOUNDS, split_spec
 from .testsets import TestSet, write_json
 from .workers import enhance_clips, run_here, run_in_workers, score_clip, start_metrics, start_system
 
@@ -33,7 +37,7 @@ def run_benchmark(
     test_set: TestSet,
     systems: Sequence[str],
     folder: str | Path,
-    metrics: Sequence[str] = OFFLINE_METRICS,
+    metrics: Sequence[str] | None = None,
     against: str = "noisy",
     processes: int = 1,
     device: str = "cpu",
@@ -46,7 +50,8 @@ def run_benchmark(
         test_set: what to enhance.
         systems: specs as `load_system` takes them.
         folder: of the run.
-        metrics: specs as `load_metric` takes them; those that need a reference are left out where there is none.
+        metrics: specs as `load_metric` takes them, by default those this machine can compute as it is; those that need
+            a reference are left out where there is none.
         against: the system that paired differences are taken against, besides `noisy`.
         processes: workers, one CPU core each; their number changes no value.
         device: where networks of torch run.
@@ -67,10 +72,14 @@ def run_benchmark(
     paired = all(clip.clean for clip in test_set.clips)
     if not paired and (needing := [name for name in systems if name.startswith(("clean", "codec"))]):
         raise ValueError(f"{', '.join(needing)} cannot run on {test_set.name}: it has no clean recordings")
-    metrics = [spec for spec in metrics if paired or not metric_class(spec).uses_reference]
-    scales = {name: scale for spec in metrics for name, scale in metric_class(spec).scales.items()}
-    labels = {
-        name: {"label": scale.label, "higher_is_better": scale.higher_is_better} for name, scale in scales.items()
+    about = {spec: METRICS[split_metric(spec)[0]] for spec in metrics or metrics_at_hand()}
+    about = {spec: metric for spec, metric in about.items() if paired or not metric.uses_reference}
+    metrics = list(about)
+    scales = {
+        name: asdict(scale)
+        | {"metric": spec, "sampling_rate": metric.sampling_rate, "min_seconds": metric.min_seconds}
+        for spec, metric in about.items()
+        for name, scale in metric.scales.items()
     }
     run = claim(folder, test_set, systems)
     for system in systems:
@@ -79,7 +88,7 @@ def run_benchmark(
     clips = collect(folder, test_set, systems, metrics)
     clips.to_parquet(folder / "clips.parquet.tmp", index=False)
     (folder / "clips.parquet.tmp").rename(folder / "clips.parquet")
-    summary = {**run, "metrics": labels, "systems": summarize(clips, list(scales), against)}
+    summary = {**run, "metrics": scales, "systems": summarize(clips, list(scales), against)}
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -92,9 +101,10 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
         "hub_id": test_set.hub_id,
         "checksum": test_set.checksum,
         "clips": len(test_set.clips),
+        "speakers": len({clip.speaker for clip in test_set.clips if clip.speaker}),
         "tasks": dict(Counter(clip.task for clip in test_set.clips)),
     }
-    run = json.loads(path.read_text()) if path.exists() else {"test_set": described, "versions": {}}
+    run = json.loads(path.read_text()) if path.exists() else {"test_set": described, "versions": {}, "commits": []}
     if run["test_set"] != described:
         raise ValueError(f"{folder} holds a run on {run['test_set']}, now {described}; give another folder")
     for system in systems:
@@ -104,6 +114,8 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
                 f"system {system!r} was {run['versions'][system]} and is {version} now; give another folder"
             )
     run["environment"] = environment()
+    if (commit := code_version()) not in run["commits"]:
+        run["commits"].append(commit)
     write_json(path, run)
     return run
 
@@ -111,9 +123,10 @@ def claim(folder: Path, test_set: TestSet, systems: Sequence[str]) -> dict:
 def system_version(spec: str) -> str:
     """The version of a rival's package, or a hash: of a checkpoint's weights, settings and code, of recordings."""
     name, model, adapter = split_spec(spec)
-    if name in SYSTEMS:
-        package = SYSTEMS[name][1]
-        return metadata.version(package) if package else "-"
+    if name in BOUNDS:
+        return "-"
+    if name in RIVALS:
+        return metadata.version(RIVALS[name].package)
     if not Path(model).is_dir():
         return "Hub"
     digest = hashlib.sha256()
@@ -123,6 +136,18 @@ def system_version(spec: str) -> str:
             if path.is_file() and (is_weighty or name == "folder"):  # the summary is an evaluation of it
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def code_version() -> str:
+    """The commit this code stands at, with `-dirty` where files differ from it; the package's version if installed."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    if shutil.which("git") and git("ls-files", "__init__.py"):
+        return git("describe", "--always", "--abbrev=12", "--dirty")
+    return metadata.version("dacse")
 
 
 def environment() -> dict:
@@ -214,12 +239,15 @@ def score_all(
 
 def collect(folder: Path, test_set: TestSet, systems: Sequence[str], metrics: Sequence[str]) -> pandas.DataFrame:
     """One row per system and clip, sorted by both, with every score and the reasons of those that are missing."""
-    tasks = {clip.name: clip.task for clip in test_set.clips}
+    tasks, speakers = {clip.name: clip.task for clip in test_set.clips}, test_set.speakers
     rows = {
-        (row["system"], row["clip"]): {"task": tasks[row["clip"]], **row, "reasons": {}}
+        (row["system"], row["clip"]): {"task": tasks[row["clip"]], "speaker": speakers[row["clip"]], **row}
         for row in read_lines(folder / "timing.jsonl")
         if row["system"] in systems
     }
+    for row in rows.values():
+        fault = row.pop("fault")
+        row["reasons"] = {"system": f"returned {fault}"} if fault else {}
     for row in read_lines(folder / "scores.jsonl"):
         if row["system"] in systems and row["metric"] in metrics:
             clip = rows[row["system"], row["clip"]]
@@ -229,45 +257,3 @@ def collect(folder: Path, test_set: TestSet, systems: Sequence[str], metrics: Se
     clips = pandas.DataFrame([{**row, "reasons": json.dumps(row["reasons"])} for row in rows.values()])
     clips["system"] = pandas.Categorical(clips["system"], categories=list(systems), ordered=True)
     return clips.sort_values(["system", "clip"]).astype({"system": str}).reset_index(drop=True)
-
-
-def summarize(clips: pandas.DataFrame, scores: Sequence[str], against: str = "noisy") -> dict:
-    """Condenses the table of clips.
-
-    Returns:
-        for each system `{"overall": scores, "tasks": {task: scores}, "real_time_factor", "peak_memory_mb",
-        "unscorable"}`, where `scores` holds for each name an `interval` and under `"difference"`, by system, the
-        interval of the paired difference against `noisy` and `against` (clips both have a value for).
-    """
-    rivals = [name for name in dict.fromkeys(("noisy", against)) if name in set(clips["system"])]
-    by_clip = {name: clips[clips["system"] == name].set_index("clip") for name in clips["system"].unique()}
-    summary = {}
-    for system, rows in by_clip.items():
-        others = {rival: by_clip[rival].loc[rows.index] for rival in rivals if rival != system}
-        reasons = Counter(
-            f"{metric}: {reason}" for cell in rows["reasons"] for metric, reason in json.loads(cell).items()
-        )
-        summary[system] = {
-            "overall": score_table(rows, others, scores),
-            "tasks": {
-                task: score_table(part, {name: other.loc[part.index] for name, other in others.items()}, scores)
-                for task, part in rows.groupby("task", sort=False)
-            },
-            "real_time_factor": float(rows["work_seconds"].sum() / rows["seconds"].sum()),
-            "peak_memory_mb": float(rows["peak_memory_mb"].max()),
-            "unscorable": dict(reasons),
-        }
-    return summary
-
-
-def score_table(rows: pandas.DataFrame, others: dict[str, pandas.DataFrame], scores: Sequence[str]) -> dict:
-    """Interval and paired differences of every score over some clips."""
-    return {
-        name: {
-            **interval(rows[name].to_numpy(dtype=float)),
-            "difference": {
-                other: interval((rows[name] - table[name]).to_numpy(dtype=float)) for other, table in others.items()
-            },
-        }
-        for name in scores
-    }

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .metrics import METRICS, OFFLINE_METRICS
+from .metrics.table import METRICS
 
 
 def evaluate(
@@ -20,8 +20,14 @@ def evaluate(
     ),
     systems: Annotated[str, typer.Option("--systems", "-s", help="Names, separated by commas.")] = "noisy,clean,dacse",
     metrics: Annotated[
-        str, typer.Option("--metrics", "-m", help=f"Out of {', '.join(METRICS)}; NAME:MODEL picks a model.")
-    ] = ",".join(OFFLINE_METRICS),
+        str | None,
+        typer.Option(
+            "--metrics",
+            "-m",
+            help=f"Out of {', '.join(METRICS)}; NAME:MODEL picks a model. By default all that need none, and those "
+            "whose model was downloaded before.",
+        ),
+    ] = None,
     against: Annotated[str, typer.Option(help="System to take paired differences against, besides noisy.")] = "noisy",
     recipe: Annotated[Path | None, typer.Option(help="Spoil the clean speech of --test-set by this recipe.")] = None,
     clips_per_task: Annotated[int, typer.Option(min=1, help="With --recipe.")] = 40,
@@ -45,10 +51,11 @@ def evaluate(
     """Compare systems on a test set, with confidence intervals and paired differences.
 
     Systems: noisy, clean, codec[:MODEL], dacse[:MODEL][+ADAPTER], folder:DIR, noisereduce, webrtc, rnnoise,
-    deepfilternet, voicefixer, resemble-enhance. Test sets by name: voicebank-demand, and once they are downloaded
-    ears-wham-v2:FOLDER, dns5-blind:FOLDER, plc-2022:FOLDER, hifitts-2:FOLDER (clean speech). The run's folder holds
-    every output, a table per clip (parquet), the summary (JSON), the report (Markdown, plots) and what a model card
-    needs; run again, it goes on where it was.
+    deepfilternet, dpdfnet, voicefixer, resemble-enhance; llase-g1, re-use and sidon say how to make a DIR of theirs.
+    Test sets by name: voicebank-demand, and once they are downloaded ears-wham-v2:FOLDER, dns5-blind:FOLDER,
+    plc-2022:FOLDER, hifitts-2:FOLDER (clean speech). The run's folder holds every output, a table per clip (parquet),
+    the summary (JSON), the report (Markdown, plots, players) and what a model card needs; run again, it goes on where
+    it was.
 
     Examples:
 
@@ -74,7 +81,8 @@ def evaluate(
             page = build_listening_test(listening)
             result, text = {"page": str(page)}, f"Open {page} in a browser."
         elif test_set:
-            from .testsets import open_test_set, render_test_set
+            from .rendering import render_test_set
+            from .testsets import open_test_set
 
             folder = output / "test_set"
             if recipe:
@@ -101,16 +109,20 @@ def evaluate(
     typer.echo(text)
 
 
-def _run(test_set, systems: str, output: Path, metrics: str, quiet: bool, **options) -> dict:
+def _run(test_set, systems: str, output: Path, metrics: str | None, quiet: bool, **options) -> dict:
     """Runs the benchmark, showing how far it is, and writes the report."""
     from rich.console import Console
     from rich.progress import Progress
 
     from .benchmark import run_benchmark
+    from .metrics import metrics_at_hand
     from .report import write_report
 
     console = Console(stderr=True)
     console.print(f"test set {test_set.name}: {len(test_set.clips)} clips, checksum {test_set.checksum}")
+    wanted = metrics.split(",") if metrics else metrics_at_hand()
+    if not metrics and (missing := [name for name in METRICS if name not in wanted]):
+        console.print(f"without {', '.join(missing)}: no model on this machine; -m NAME:MODEL names one")
     with Progress(console=console, transient=True, disable=quiet or not console.is_terminal) as progress:
         bars = {}
 
@@ -119,7 +131,7 @@ def _run(test_set, systems: str, output: Path, metrics: str, quiet: bool, **opti
                 bars[what] = progress.add_task(what, total=of)
             progress.update(bars[what], completed=done)
 
-        names, wanted = ([name.strip() for name in names.split(",")] for names in (systems, metrics))
+        names, wanted = ([name.strip() for name in names] for names in (systems.split(","), wanted))
         summary = run_benchmark(test_set, names, output, wanted, progress=advance, **options)
     write_report(output)
     return summary

@@ -17,16 +17,26 @@ import pandas
 import soundfile
 from scipy.signal import ellip, sosfiltfilt
 
+from .audio import read_mono
 from .benchmark import audio_path
-from .testsets import read_mono, write_json
+from .testsets import write_json
 
-ANCHOR_HZ = 3500
-REFERENCE, ANCHOR = "reference", "anchor"
+REFERENCE, LOW_ANCHOR, MID_ANCHOR = "reference", "low anchor", "mid anchor"
+ANCHOR_HZ = {LOW_ANCHOR: 3500, MID_ANCHOR: 7000}  # BS.1534-3, section 5.1
 
 
-def low_anchor(waveform: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """The reference (sample,) low-passed at 3.5 kHz, the standard's low anchor."""
-    sections = ellip(8, 0.1, 60, ANCHOR_HZ, fs=sampling_rate, output="sos")
+def low_pass(waveform: np.ndarray, sampling_rate: int, cutoff: float) -> np.ndarray:
+    """The reference (sample,) without what lies above `cutoff` Hz: an anchor.
+
+    Raises:
+        ValueError: there is nothing above, so that the anchor would be the reference.
+    """
+    if sampling_rate < 2.2 * cutoff:
+        raise ValueError(
+            f"clips of {sampling_rate} Hz have no band above {cutoff} Hz to take away for an anchor; a listening test "
+            "needs clips of 16 kHz or more"
+        )
+    sections = ellip(8, 0.1, 60, cutoff, fs=sampling_rate, output="sos")
     return sosfiltfilt(sections, waveform).astype(np.float32)
 
 
@@ -43,7 +53,7 @@ def build_listening_test(run: str | Path, trials: int = 12, seed: int = 0) -> Pa
 
     Raises:
         FileNotFoundError: `run` holds no finished run.
-        ValueError: it did not run `clean`, so there is no reference.
+        ValueError: it did not run `clean`, so there is no reference, or its clips are too narrow for the anchors.
     """
     run = Path(run)
     if not (run / "summary.json").exists():
@@ -59,7 +69,8 @@ def build_listening_test(run: str | Path, trials: int = 12, seed: int = 0) -> Pa
     pages, key = [], {}
     for clip in choose_clips(table, trials):
         clean, rate = read_mono(audio_path(run, "clean", clip))
-        recordings = {REFERENCE: clean, ANCHOR: low_anchor(clean, rate)}
+        recordings = {REFERENCE: clean}
+        recordings |= {anchor: low_pass(clean, rate, cutoff) for anchor, cutoff in ANCHOR_HZ.items()}
         recordings |= {system: read_mono(audio_path(run, system, clip))[0] for system in systems}
         names = {stimulus: rng.bytes(6).hex() for stimulus in ["open", *recordings]}
         for stimulus, name in names.items():

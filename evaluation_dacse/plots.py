@@ -10,9 +10,12 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
 
+from .audio import read_mono  # noqa: E402
 from .benchmark import audio_path  # noqa: E402
-from .testsets import read_mono  # noqa: E402
+from .systems import BOUNDS  # noqa: E402
 
+# one without a reference, which generated speech pleases, and two that ask what is left of the recording
+PLOTTED = "dnsmos_ovrl", "pesq", "estoi"
 FFT_SIZE = 1024
 FLOOR_DB = -90
 
@@ -21,52 +24,57 @@ def draw_plots(folder: Path, summary: dict) -> list[Path]:
     """Draws every plot a run gives material for, into `plots/`; returns their paths."""
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
-    score = next(iter(summary["metrics"]))
+    scores = [name for name in PLOTTED if name in summary["metrics"]] or list(summary["metrics"])
     return [
-        draw_tasks(summary, score, plots / "tasks.png"),
-        draw_speed(summary, score, plots / "speed.png"),
+        draw_tasks(summary, scores, plots / "tasks.png"),
+        draw_speed(summary, scores, plots / "speed.png"),
         draw_spectrograms(folder, summary, plots / "spectrograms.jpg"),
     ]
 
 
-def draw_tasks(summary: dict, score: str, path: Path) -> Path:
-    """Bars of one score per task and system, with their intervals."""
+def draw_tasks(summary: dict, scores: list[str], path: Path) -> Path:
+    """Bars of some scores per task and system, with their intervals, a row for each score."""
     tasks, systems = list(summary["test_set"]["tasks"]), list(summary["systems"])
-    figure, axes = plt.subplots(figsize=(max(6, 1.2 * len(tasks)), 4), layout="constrained")
     width = 0.8 / len(systems)
-    for number, system in enumerate(systems):
-        intervals = [summary["systems"][system]["tasks"][task][score] for task in tasks]
-        drawn = [(place, item) for place, item in enumerate(intervals) if item["mean"] is not None]
-        means = np.array([item["mean"] for _, item in drawn])
-        ends = [[item[end] if item[end] is not None else item["mean"] for _, item in drawn] for end in ("low", "high")]
-        axes.bar(
-            [place + (number - (len(systems) - 1) / 2) * width for place, _ in drawn],
-            means,
-            width,
-            yerr=np.abs(np.array(ends) - means),
-            label=system,
-            capsize=2,
-        )
-    axes.set_xticks(range(len(tasks)), tasks, rotation=20, ha="right")
-    axes.set_ylabel(summary["metrics"][score]["label"])
-    axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    size = (max(6, 1.2 * len(tasks)), 2.5 * len(scores) + 1)
+    figure, grid = plt.subplots(len(scores), figsize=size, squeeze=False, sharex=True, layout="constrained")
+    for axes, score in zip(grid[:, 0], scores, strict=True):
+        for number, system in enumerate(systems):
+            places = np.arange(len(tasks)) + (number - (len(systems) - 1) / 2) * width
+            draw_bars(
+                axes, places, [summary["systems"][system]["tasks"][task][score] for task in tasks], width, system
+            )
+        axes.set_ylabel(summary["metrics"][score]["label"])
+    grid[-1, 0].set_xticks(range(len(tasks)), tasks, rotation=20, ha="right")
+    grid[0, 0].legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
     return save(figure, path)
 
 
-def draw_speed(summary: dict, score: str, path: Path) -> Path:
-    """One score against the real-time factor."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for system, row in summary["systems"].items():
-        if system in ("noisy", "clean") or row["overall"][score]["mean"] is None:
-            continue
-        axes.scatter(row["real_time_factor"], row["overall"][score]["mean"])
-        axes.annotate(system, (row["real_time_factor"], row["overall"][score]["mean"]), fontsize="small")
-    for system in ("noisy", "clean"):
-        if system in summary["systems"] and summary["systems"][system]["overall"][score]["mean"] is not None:
-            axes.axhline(summary["systems"][system]["overall"][score]["mean"], linestyle=":", color="gray")
-    axes.set_xscale("log")
-    axes.set_xlabel("seconds of work per second of audio, one core")
-    axes.set_ylabel(summary["metrics"][score]["label"])
+def draw_bars(axes, places: np.ndarray, intervals: list[dict], width: float, label: str) -> None:
+    """The bars of a system; none where there is no mean, no whisker where there is no interval."""
+    drawn = [(place, item) for place, item in zip(places, intervals, strict=True) if item["mean"] is not None]
+    means = np.array([item["mean"] for _, item in drawn])
+    ends = [[item[end] if item[end] is not None else item["mean"] for _, item in drawn] for end in ("low", "high")]
+    whiskers = np.abs(np.array(ends) - means)
+    axes.bar([place for place, _ in drawn], means, width, yerr=whiskers, label=label, capsize=2)
+
+
+def draw_speed(summary: dict, scores: list[str], path: Path) -> Path:
+    """Some scores against the real-time factor, a column for each; dotted lines are noisy and clean."""
+    figure, grid = plt.subplots(1, len(scores), figsize=(4.5 * len(scores), 4), squeeze=False, layout="constrained")
+    for axes, score in zip(grid[0], scores, strict=True):
+        for system, row in summary["systems"].items():
+            mean = row["overall"][score]["mean"]
+            if mean is None:
+                continue
+            if system in BOUNDS:
+                axes.axhline(mean, linestyle=":", color="gray")
+                continue
+            axes.scatter(row["real_time_factor"], mean)
+            axes.annotate(system, (row["real_time_factor"], mean), fontsize="small")
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds of work per second of audio, one core")
+        axes.set_ylabel(summary["metrics"][score]["label"])
     return save(figure, path)
 
 

@@ -12,6 +12,7 @@ class DatasetPreset:
 
     hub_id: str
     split: str
+    speaker: Callable[[str], str | None] = lambda name: None  # of a clip, by its name
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,10 @@ class FolderPreset:
     clean: str | None = None  # pattern of the references, where there are any
     clip: Callable[[Path], str] = lambda path: path.stem  # what a recording and its reference have in common
     task: Callable[[Path], str] = lambda path: "all"
+    speaker: Callable[[Path], str | None] = lambda path: None
 
-    def find(self, folder: Path) -> Iterator[tuple[str, str, Path, Path | None]]:
-        """Name, task, noisy and clean recording of every clip, in the order of their paths.
+    def find(self, folder: Path) -> Iterator[dict]:
+        """`name`, `task`, `noisy` and `clean` recording and `speaker` of every clip, in the order of their paths.
 
         Raises:
             FileNotFoundError: no recordings, or one without its reference.
@@ -38,20 +40,22 @@ class FolderPreset:
             clip, task = self.clip(path), self.task(path)
             if clean and clip not in clean:
                 raise FileNotFoundError(f"{path}: its reference {clip!r} is not among {folder / self.clean}")
-            yield clip if task == "all" else f"{task}-{clip}", task, path, clean.get(clip)
+            name = clip if task == "all" else f"{task}-{clip}"
+            about = {"name": name, "task": task, "speaker": self.speaker(path)}
+            yield {**about, "noisy": path, "clean": clean.get(clip)}
 
 
 @dataclass(frozen=True)
 class SpeechPreset:
-    """Clean speech, listed line by line as JSON (`audio_filepath`, `duration`, `set`); a recipe spoils it."""
+    """Clean speech for a recipe, listed line by line as JSON (`audio_filepath`, `duration`, `speaker`, `set`)."""
 
     hub_id: str  # of the list
     origin: str  # what fetches the recordings
     listing: str  # in the folder
     audio: str  # folder of the recordings, in the folder
 
-    def find(self, folder: Path) -> list[tuple[Path, float]]:
-        """Path and seconds of every recording of the test sets ("test_seen", "test_unseen").
+    def find(self, folder: Path) -> list[tuple[Path, float, str]]:
+        """Path, seconds and speaker of every recording of the test sets ("test_seen", "test_unseen").
 
         Raises:
             FileNotFoundError: no list.
@@ -61,16 +65,24 @@ class SpeechPreset:
             raise FileNotFoundError(f"{listing} is missing; get the corpus from {self.origin}")
         rows = (json.loads(line) for line in listing.read_text().splitlines())
         chosen = (row for row in rows if row["set"].startswith("test"))
-        return [(folder / self.audio / row["audio_filepath"], float(row["duration"])) for row in chosen]
+        return [
+            (folder / self.audio / row["audio_filepath"], float(row["duration"]), str(row["speaker"]))
+            for row in chosen
+        ]
 
 
 PRESETS = {
-    "voicebank-demand": DatasetPreset("JacobLinCool/VoiceBank-DEMAND-16k", "test"),
+    "voicebank-demand": DatasetPreset(
+        "JacobLinCool/VoiceBank-DEMAND-16k",
+        "test",
+        speaker=lambda name: name.split("_")[0],  # p232_001
+    ),
     "ears-wham-v2": FolderPreset(
         "github.com/sp-uhh/ears_benchmark (generate_ears_wham.py --copy_clean)",
         "test/noisy/*/*.wav",
         "test/clean/*/*.wav",
         clip=lambda path: path.stem.split("_")[0],  # 00042_3.1dB.wav and 00042.wav
+        speaker=lambda path: path.parent.name,
     ),
     "dns5-blind": FolderPreset(
         "github.com/microsoft/DNS-Challenge (V5_BlindTestSet.zip)",

@@ -1,63 +1,102 @@
 """Analyses what assessors answered in a MUSHRA test: post-screening, means, intervals. Knows no audio."""
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas
 
-from .listening import REFERENCE
-from .statistics import interval
+from .listening import MID_ANCHOR, REFERENCE
+from .statistics import compare, interval
 
-# ITU-R BS.1534-3, section 4.1.2: who rates the hidden reference below 90 in more than 15 % of the trials is left out
-LOWEST_REFERENCE = 90
+# ITU-R BS.1534-3, section 4.1.2: who, in more than 15 % of the trials, rates the hidden reference below 90 or the
+# mid-range anchor above 90 is left out
+LIMIT = 90
 MOST_MISSED = 0.15
 
 
-def analyse(run: str | Path, files: Sequence[str | Path]) -> dict:
+def analyse(run: str | Path, files: Sequence[str | Path], against: str = "noisy") -> dict:
     """Resolves and sums up the answers to the test of a run.
+
+    Intervals take both the assessors and the trials for a sample of those there could be.
 
     Args:
         run: folder with `listening/key.json`.
         files: results the page wrote, one per assessor.
+        against: the system that differences are taken from.
 
     Returns:
-        `{"assessors", "left_out": {assessor: share of trials with the hidden reference below 90}, "systems": {system:
-        interval over all ratings, best first}}`.
+        `{"assessors", "trials", "left_out": {assessor: why}, "systems": {system: interval over all ratings with
+        "difference" from `against`, best first}}`.
 
     Raises:
-        ValueError: results of another test, or everyone is left out.
+        ValueError: results of another test, two of one assessor, or everyone is left out.
     """
     key = json.loads((Path(run) / "listening" / "key.json").read_text())
-    left_out, ratings, assessors = {}, defaultdict(list), 0
+    tables, left_out = {}, {}
     for path in files:
         answers = json.loads(Path(path).read_text())
         if answers["test"] != key["id"]:
             raise ValueError(f"{path} answers the test {answers['test']}, but {run} holds {key['id']}")
-        named = [
-            {key["trials"][page["trial"]]["stimuli"][name]: value for name, value in page["ratings"].items()}
-            for page in answers["trials"]
-        ]
-        missed = float(np.mean([page[REFERENCE] < LOWEST_REFERENCE for page in named]))
-        if missed > MOST_MISSED:
-            left_out[answers["assessor"]] = missed
-            continue
-        assessors += 1
-        for page in named:
-            for system, value in page.items():
-                ratings[system].append(value)
-    if not assessors:
-        raise ValueError(f"nobody is left after post-screening: {left_out} rated the hidden reference below 90")
-    systems = {system: interval(np.array(values, dtype=float)) for system, values in ratings.items()}
+        assessor = answers["assessor"]
+        if assessor in tables or assessor in left_out:
+            raise ValueError(f"{path}: there are two results of {assessor!r}; give one of each assessor")
+        table = resolve(answers, key["trials"])
+        if reason := screen(table):
+            left_out[assessor] = reason
+        else:
+            tables[assessor] = table
+    if not tables:
+        raise ValueError(f"nobody is left after post-screening: {left_out}")
+    ratings = pandas.concat(tables, names=["assessor", "trial"])  # a column for each system
+    factors = [ratings.index.get_level_values(level) for level in ("assessor", "trial")]
+    differences = {
+        system: (ratings[system] - ratings[against]).to_numpy()
+        for system in ratings
+        if against in ratings and system != against
+    }
+    found = compare(differences, *factors)
+    systems = {
+        system: {**interval(ratings[system].to_numpy(), *factors), "difference": found.get(system)}
+        for system in ratings
+    }
     best_first = dict(sorted(systems.items(), key=lambda item: -item[1]["mean"]))
-    return {"assessors": assessors, "left_out": left_out, "systems": best_first}
+    return {"assessors": len(tables), "trials": len(key["trials"]), "left_out": left_out, "systems": best_first}
+
+
+def resolve(answers: dict, trials: dict) -> pandas.DataFrame:
+    """An assessor's ratings: a row for each trial, a column for each system."""
+    rows = {
+        page["trial"]: {
+            trials[page["trial"]]["stimuli"][name]: float(value) for name, value in page["ratings"].items()
+        }
+        for page in answers["trials"]
+    }
+    return pandas.DataFrame.from_dict(rows, orient="index").sort_index(axis=1)
+
+
+def screen(table: pandas.DataFrame) -> str | None:
+    """Why an assessor is left out, None who is not."""
+    missed = {
+        f"rated the hidden reference below {LIMIT}": np.mean(table[REFERENCE] < LIMIT),
+        f"rated the mid-range anchor above {LIMIT}": np.mean(table[MID_ANCHOR] > LIMIT),
+    }
+    reasons = [f"{what} in {share:.0%} of the trials" for what, share in missed.items() if share > MOST_MISSED]
+    return " and ".join(reasons) or None
 
 
 def ratings_table(analysis: dict) -> str:
     """The analysis as Markdown."""
-    from .report import cell, table_of
+    from .report import SURE, cell, table_of
 
-    rows = [[system, cell(item), str(item["count"])] for system, item in analysis["systems"].items()]
-    note = f"{analysis['assessors']} assessors; {len(analysis['left_out'])} left out by post-screening."
-    return f"{table_of(['system', 'MUSHRA, 95 % interval', 'ratings'], rows)}\n\n{note}"
+    rows = []
+    for system, item in analysis["systems"].items():
+        difference = item["difference"]
+        text = cell(difference, signed=True) if difference else "–"
+        sure = difference and difference["p"] is not None and difference["p"] < SURE
+        rows.append([system, cell(item), f"**{text}**" if sure else text])
+    notes = [f"{analysis['assessors']} assessors, {analysis['trials']} trials."]
+    notes += [f"{assessor} is left out: {reason}." for assessor, reason in analysis["left_out"].items()]
+    header = ["system", "MUSHRA, 95 % interval", "difference from noisy, together"]
+    return "\n\n".join([table_of(header, rows), *notes])

@@ -1,14 +1,11 @@
-"""Test sets: folders of pairs, data sets, recordings without a reference, or clean speech spoiled by a recipe.
+"""Test sets: folders of pairs, data sets, recordings without a reference. All end as clips on disk and a checksum.
 
-All end as clips on disk and a checksum of their samples. Knows no system and no metric.
+Knows no system and no metric.
 """
 
-import csv
 import hashlib
-import io
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from .audio import load_audio, read_mono
 from .presets import DatasetPreset, FolderPreset, SpeechPreset, split_preset
 
 SUBTYPE = "PCM_16"
@@ -30,6 +28,7 @@ class Clip:
     task: str
     noisy: Path
     clean: Path | None = None
+    speaker: str | None = None  # clips of one speaker are no independent evidence
 
 
 @dataclass(frozen=True)
@@ -43,59 +42,70 @@ class TestSet:
     hub_id: str | None = None
 
     def __post_init__(self):
-        names = Counter(clip.name for clip in self.clips)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise ValueError(
-                f"{self.name}: {len(twice)} names stand for two recordings, such as {twice[0]}; rename one"
-            )
+        refuse_twins(
+            self.name, ((clip.name, clip.name) for clip in self.clips), "stand for two recordings; rename one"
+        )
 
     @property
     def tasks(self) -> list[str]:
         """Tasks in the order they first appear."""
         return list(dict.fromkeys(clip.task for clip in self.clips))
 
+    @property
+    def speakers(self) -> dict[str, str]:
+        """The speaker of each clip, by its name; a clip whose speaker is unknown stands for itself."""
+        return {clip.name: clip.speaker or clip.name for clip in self.clips}
+
     @cached_property
     def checksum(self) -> str:
         """SHA-256 of names, tasks, rates and 16-bit samples of all clips: equal where the test sets are.
 
         Raises:
-            OSError, ValueError: a recording cannot be read, or is no mono partner of the other.
+            OSError, ValueError: a recording cannot be read, or is no mono partner of the other, or is there twice.
         """
-        digest = hashlib.sha256()
+        digest, contents = hashlib.sha256(), []
         for clip in sorted(self.clips, key=lambda clip: clip.name):
-            *pair, rate = read_clip(clip, dtype="int16")
-            digest.update(f"{clip.name} {clip.task}".encode())
-            for samples in pair:
-                if samples is not None:
-                    digest.update(f"{rate} ({len(samples)}, 1)".encode() + samples.astype("<i2").tobytes())
+            *pair, rate = read_clip(clip)
+            heading = f"{clip.name} {clip.task}".encode()
+            samples = b"".join(
+                f"{rate} ({len(side)}, 1)".encode() + as_int16(side).tobytes() for side in pair if side is not None
+            )
+            contents.append((clip.name, (clip.task, hashlib.sha256(samples).digest())))
+            digest.update(heading + samples)
+        refuse_twins(self.name, contents, "hold the same samples: what is there twice counts twice; remove one")
         return digest.hexdigest()[:16]
 
 
-def read_clip(clip: Clip, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray | None, int]:
+def refuse_twins(test_set: str, items: Iterable[tuple[str, object]], trouble: str) -> None:
+    """Raises ValueError where two of `(clip, content)` are alike."""
+    first = {}
+    for clip, content in items:
+        if content in first:
+            raise ValueError(f"{test_set}: {first[content]} and {clip} {trouble}")
+        first[content] = clip
+
+
+def as_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples within [-1, 1] as 16-bit integers, little-endian: those of a 16-bit file exactly.
+
+    >>> as_int16(np.array([0.5, -1.0, 1.0]))
+    array([ 16384, -32768,  32767], dtype=int16)
+    """
+    return np.clip(np.round(samples * 2.0**15), -(2**15), 2**15 - 1).astype("<i2")
+
+
+def read_clip(clip: Clip) -> tuple[np.ndarray, np.ndarray | None, int]:
     """The noisy and clean recordings of a clip, (sample,), and their rate; raises unless they are a pair."""
-    noisy, rate = read_mono(clip.noisy, dtype)
+    noisy, rate = read_mono(clip.noisy)
     if clip.clean is None:
         return noisy, None, rate
-    clean, clean_rate = read_mono(clip.clean, dtype)
-    if (len(noisy), rate) != (len(clean), clean_rate):
+    clean, clean_rate = read_mono(clip.clean)
+    if (len(clean), clean_rate) != (len(noisy), rate):
         raise ValueError(
-            f"{clip.noisy} has {len(noisy)} samples at {rate} Hz and {clip.clean} {len(clean)} at {clean_rate} Hz; "
-            "a pair has the same length and rate"
+            f"{clip.noisy} has {len(noisy)} samples at {rate} Hz, {clip.clean} {len(clean)} at {clean_rate}; "
+            "a pair needs the same length and rate"
         )
     return noisy, clean, rate
-
-
-def read_mono(path: Path, dtype: str = "float32") -> tuple[np.ndarray, int]:
-    """A mono recording (sample,), and its rate."""
-    try:
-        samples, rate = soundfile.read(path, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"{path}: cannot be read as audio ({error.error_string}); replace or remove it") from error
-    if not len(samples):
-        raise ValueError(f"{path} holds no samples; replace or remove it")
-    if samples.shape[1] != 1:
-        raise ValueError(f"{path} has {samples.shape[1]} channels; a test set is mono: give each channel as a clip")
-    return samples[:, 0], rate
 
 
 def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
@@ -104,7 +114,7 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
     Args:
         source: a preset (see `PRESETS`), a folder of pairs (`noisy/` and `clean/`, or names that say which they are;
             sub-folders are tasks), a folder of recordings without a reference, or a data set (saved, or on the Hub)
-            with columns `noisy` and `clean`, or `audio` alone, and perhaps `task` and `id` or `name`.
+            with columns `noisy` and `clean`, or `audio` alone, and perhaps `task`, `speaker` and `id` or `name`.
         folder: where clips that are not files yet are written.
         split: of a data set on the Hub.
 
@@ -115,9 +125,9 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
     if isinstance(preset, SpeechPreset):
         raise ValueError(f"{source} is clean speech; give a recipe that spoils it with --recipe")
     if isinstance(preset, FolderPreset):
-        return TestSet(source.partition(":")[0], [Clip(*found) for found in preset.find(Path(rest))])
+        return TestSet(source.partition(":")[0], [Clip(**found) for found in preset.find(Path(rest))])
     if isinstance(preset, DatasetPreset):
-        source, split = preset.hub_id, preset.split
+        return dataset_test_set(preset.hub_id, folder, preset.split, preset.speaker)
     path = Path(source)
     if path.is_dir() and not (path / "dataset_info.json").exists():
         return folder_test_set(path)
@@ -128,7 +138,9 @@ def open_test_set(source: str, folder: Path, split: str = "test") -> TestSet:
 
 def folder_test_set(folder: Path) -> TestSet:
     """Pairs where there are any, else every recording below the folder without a reference."""
-    from training_dacse.pairs import AUDIO_SUFFIXES, find_pairs  # not above: worker processes do without torch
+    # not above: worker processes do without
+    from training_dacse.clips.recorded import find_pairs
+    from training_dacse.clips.sources import AUDIO_SUFFIXES
 
     try:
         pairs = find_pairs(folder)
@@ -142,14 +154,14 @@ def folder_test_set(folder: Path) -> TestSet:
     top = folder / "noisy" if (folder / "noisy").is_dir() else folder
     clips = []
     for noisy, clean in pairs:
-        inside = noisy.relative_to(top)
+        inside = Path(noisy).relative_to(top)
         task = inside.parts[0] if len(inside.parts) > 1 else "all"
-        clips.append(Clip("-".join(inside.with_suffix("").parts), task, noisy, clean))
+        clips.append(Clip("-".join(inside.with_suffix("").parts), task, Path(noisy), Path(clean) if clean else None))
     return TestSet(folder.name, clips)
 
 
-def dataset_test_set(source: str, folder: Path, split: str) -> TestSet:
-    """Writes the clips of a data set to `folder` (once) and opens them."""
+def dataset_test_set(source: str, folder: Path, split: str, speaker=lambda name: None) -> TestSet:
+    """Writes the clips of a data set to `folder` (once) and opens them; `speaker` tells that of a clip's name."""
     from datasets import Audio, load_dataset, load_from_disk
 
     dataset = load_from_disk(source) if Path(source).exists() else load_dataset(source, split=split)
@@ -159,73 +171,31 @@ def dataset_test_set(source: str, folder: Path, split: str) -> TestSet:
     for column in filter(None, (noisy, clean)):
         dataset = dataset.cast_column(column, Audio(decode=False))
 
-    def recording(value: dict) -> tuple[np.ndarray, int]:
-        return soundfile.read(io.BytesIO(value["bytes"]) if value["bytes"] else value["path"], dtype="float32")
-
     def rows() -> Iterable[dict]:
         for index, row in enumerate(dataset):
-            waveform, rate = recording(row[noisy])
-            target = recording(row[clean])[0] if clean else None
+            waveform, rate = load_audio(row[noisy])
+            target = load_audio(row[clean])[0] if clean else None
             name = str(row.get("id", row.get("name", f"{index:05d}"))).replace("/", "-")
-            yield {"name": name, "task": row.get("task", "all"), "noisy": waveform, "clean": target, "rate": rate}
+            about = {"task": row.get("task", "all"), "speaker": row.get("speaker") or speaker(name)}
+            yield {"name": name, **about, "noisy": waveform, "clean": target, "rate": rate}
 
     test_set = write_test_set(folder, Path(source).name, rows(), {"source": source, "split": split})
     return replace(test_set, hub_id=None if Path(source).exists() else source)
 
 
-def render_test_set(
-    speech: str,
-    recipe: str | Path,
-    folder: Path,
-    clips_per_task: int = 40,
-    seed: int = 0,
-    sampling_rate: int = 44100,
-    split: str = "test",
-    **sources,
-) -> TestSet:
-    """Spoils clean speech by a training recipe, the same everywhere for the same arguments.
+def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: dict) -> TestSet:
+    """Writes clips as 16-bit FLAC and their list; a folder that holds them already is read instead.
 
     Args:
-        speech: folder, manifest or data set of clean recordings (of a manifest, the rows of `split`), or a preset.
-        recipe: YAML file, as for training; every task gets `clips_per_task` clips.
-        folder: where `noisy/`, `clean/` and `clips.json` are written; kept when they hold the same test set already.
-        seed: of everything that is drawn.
-        sampling_rate: Hz, of the clips.
-        sources: `where`, `noise`, `rooms`, `music` of `training_dacse.pairs.corpus_pairs`.
+        folder: for `noisy/`, `clean/` and `clips.json`.
+        name: of the test set.
+        rows: for each clip `name`, `task`, `noisy` and `clean` (or None), (channel, sample), `rate` in Hz, and perhaps
+            `speaker`, `recording` and `parameters`.
+        description: of what the rows are made from.
+
+    Raises:
+        ValueError: the folder holds another test set.
     """
-    from training_dacse.pairs import corpus_pairs
-
-    preset, rest = split_preset(speech)
-    name, hub_id = Path(speech).stem, None
-    if isinstance(preset, SpeechPreset):
-        name, hub_id = speech.partition(":")[0], preset.hub_id
-        speech = write_manifest(folder / "speech.csv", preset.find(Path(rest)))
-    pairs = corpus_pairs(
-        speech, recipe, sampling_rate, hop_length=1, split=split, seed=seed, tasks_in_turn=True, **sources
-    )
-    count = clips_per_task * len(pairs.recipe.tasks)
-
-    def rows() -> Iterable[dict]:
-        for index in range(count):
-            pair = pairs[index]
-            name = f"{pair['task']}-{index // len(pairs.recipe.tasks):03d}"
-            yield {**pair, "name": name, "noisy": pair["noisy"][0], "clean": pair["clean"][0], "rate": sampling_rate}
-
-    description = {"pairs": pairs.fingerprint, "clips": count, "seed": seed}
-    return replace(write_test_set(folder, f"{name}-{Path(recipe).stem}", rows(), description), hub_id=hub_id)
-
-
-def write_manifest(path: Path, recordings: Iterable[tuple[Path, float]]) -> str:
-    """Writes paths and seconds as `training_dacse.sources` reads them; returns the manifest's path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(recording.resolve(), seconds) for recording, seconds in recordings]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "seconds"), *rows])
-    return str(path)
-
-
-def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: dict) -> TestSet:
-    """Writes clips as 16-bit FLAC and their list; a folder that holds them already is read instead."""
     listing = folder / "clips.json"
     if not listing.exists():
         for side in ("noisy", "clean"):
@@ -233,11 +203,11 @@ def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: d
         clips = []
         for row in rows:
             file = f"{row['name']}.flac"
-            soundfile.write(folder / "noisy" / file, row["noisy"], row["rate"], subtype=SUBTYPE)
+            soundfile.write(folder / "noisy" / file, row["noisy"].T, row["rate"], subtype=SUBTYPE)
             if row["clean"] is not None:
-                soundfile.write(folder / "clean" / file, row["clean"], row["rate"], subtype=SUBTYPE)
-            clips.append({key: row[key] for key in ("name", "task", "parameters") if key in row})
-            clips[-1]["paired"] = row["clean"] is not None
+                soundfile.write(folder / "clean" / file, row["clean"].T, row["rate"], subtype=SUBTYPE)
+            kept = ("name", "task", "speaker", "recording", "parameters")
+            clips.append({key: row[key] for key in kept if key in row} | {"paired": row["clean"] is not None})
         write_json(listing, {"name": name, "description": description, "clips": clips})
     content = json.loads(listing.read_text())
     if content["description"] != description:
@@ -250,6 +220,7 @@ def write_test_set(folder: Path, name: str, rows: Iterable[dict], description: d
             clip["task"],
             folder / "noisy" / f"{clip['name']}.flac",
             folder / "clean" / f"{clip['name']}.flac" if clip["paired"] else None,
+            clip.get("speaker"),
         )
         for clip in content["clips"]
     ]

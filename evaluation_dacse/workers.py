@@ -93,6 +93,7 @@ def started_work(start: Callable, setup: tuple, work: Callable, job: tuple):
 
 def start_system(spec: str, device: str) -> None:
     """Loads a system once per process."""
+    loaded["memory_mb"] = memory_mb("VmRSS")  # of Python and the libraries that read audio
     loaded["system"] = load_system(spec, device)
     # on a CPU the work itself, whatever else the machine is doing; an accelerator's work only shows on the wall clock
     loaded["clock"] = time.process_time if device == "cpu" else time.perf_counter
@@ -115,16 +116,28 @@ def enhance_clips(clips: Sequence[Clip], paths: Sequence[Path]) -> list[dict]:
     whole = sum(waveform.shape[1] / rate for waveform, rate in inputs)
     rows = []
     for clip, path, waveform, (_, clean, rate), output in zip(clips, paths, heard, recordings, outputs, strict=True):
-        if not np.isfinite(output[0]).all():
-            raise ValueError(f"{clip.name}: the system returned NaN or infinite samples")
-        aligned, delay, gain = align(output[0][0], output[1], waveform, clean, rate)
+        channel, fault = usable(output[0][0], len(waveform))
+        aligned, delay, gain = align(channel, output[1], waveform, clean, rate)
         temporary = path.with_name(f"{path.stem}.part{path.suffix}")
         soundfile.write(temporary, np.clip(aligned, -1, 1), rate, subtype=SUBTYPE)
         temporary.rename(path)
         seconds = len(waveform) / rate
         rows.append({"clip": clip.name, "seconds": seconds, "work_seconds": work * seconds / whole})
-        rows[-1].update(delay_ms=1000 * delay / rate, gain=gain, peak_memory_mb=peak_memory_mb())
+        rows[-1].update(delay_ms=1000 * delay / rate, gain=gain, fault=fault)
+        rows[-1]["peak_memory_mb"] = memory_mb("VmHWM") - loaded["memory_mb"]
     return rows
+
+
+def usable(channel: np.ndarray, num_samples: int) -> tuple[np.ndarray, str | None]:
+    """An output (sample,) as it can be written, and what is wrong with it; one that holds no sound becomes silence.
+
+    >>> usable(np.array([0.0, np.nan]), 2)
+    (array([0., 0.], dtype=float32), 'NaN or infinite samples')
+    """
+    fault = None if len(channel) else "no samples"
+    if not np.isfinite(channel).all():
+        fault = "NaN or infinite samples"
+    return (np.zeros(num_samples, np.float32) if fault else channel), fault
 
 
 def start_metrics(specs: list[str], device: str) -> None:
@@ -135,7 +148,8 @@ def start_metrics(specs: list[str], device: str) -> None:
 def score_clip(system: str, clip: Clip, path: Path, specs: list[str]) -> list[dict]:
     """Scores what a system made of a clip by each of the metrics."""
     array, rate = read_mono(path)
-    reference = None if clip.clean is None else {"array": read_mono(clip.clean)[0], "sampling_rate": rate}
+    # without a clean recording, the noisy one still tells silence from a short clip
+    reference = {"array": read_mono(clip.clean or clip.noisy)[0], "sampling_rate": rate}
     rows = []
     for spec in specs:
         values, reason = loaded["metrics"][spec].measure({"array": array, "sampling_rate": rate}, reference)
@@ -143,11 +157,11 @@ def score_clip(system: str, clip: Clip, path: Path, specs: list[str]) -> list[di
     return rows
 
 
-def peak_memory_mb() -> float:
-    """Most memory this process has held at once, in MB, its libraries included."""
+def memory_mb(kind: str) -> float:
+    """Memory of this process in MB: what it holds (`VmRSS`), or the most it has held at once (`VmHWM`)."""
     if sys.platform == "linux":  # getrusage would count what the parent process held, too
         status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return int(status.split(f"{kind}:")[1].split()[0]) / 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes

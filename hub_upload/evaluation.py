@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from tabulate import tabulate
 
 from .facts import Evaluation, Facts
 
@@ -62,11 +63,11 @@ def score_table(summary: dict, system: str, title: str) -> str:
     scales = summary["metrics"]
     arrows = {True: "↑", False: "↓"}
     header = ["system", *(f"{scale['label']} {arrows[scale['higher_is_better']]}" for scale in scales.values())]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for name, scores in summary["systems"].items():
         cells = [name, *(interval(scores["overall"][metric]) for metric in scales)]
         rows.append([f"**{cell}**" for cell in [title, *cells[1:]]] if name == system else cells)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
 def interval(score: dict) -> str:

@@ -1,8 +1,12 @@
 """The language model's configuration: a Llama and the token layout it speaks. Knows no audio, codec or file."""
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
+
+from .pattern_dacse import PATTERNS, FlattenedPattern
 
 SIZES = {
     # A few million parameters: the embedded model, for laptops and tests.
@@ -22,26 +26,20 @@ LAYOUT_IDS = ("bos_token_id", "pad_token_id", "eos_token_id", "start_clean_token
 
 @strict
 class DacSeConfig(LlamaConfig):
-    """Configuration of [`DacSeForEnhancement`]: every field of [`~transformers.LlamaConfig`] and the token layout.
+    """Configuration of `DacSeForEnhancement`: every field of `transformers.LlamaConfig`, and the token layout.
 
     The id of a code is `first_code_id + codebook * codebook_size + code`; the special ids lie below `first_code_id`.
     The defaults are the released 1B model's (arXiv 2510.02187).
 
     Args:
-        num_codebooks (`int`): Residual codebooks of the codec, so tokens per frame.
-        codebook_size (`int`): Codes in each codebook.
-        first_code_id (`int`): Id of code 0 of the first codebook.
-        start_clean_token_id (`int`): Id between the noisy and the clean tokens.
-        unk_token_id (`int`): Id the layout reserves; never generated.
-        vocab_size (`int`, *optional*): Follows from the layout; checked against it when given.
-        window_frames (`int`, *optional*): Frames of the clips the weights were trained on, where all had one length
-            and prompts of another would be strange to the model. None, as of the released models: any length.
-        minimum_risk (`bool`): Whether greedy decoding is to take the code nearest to what the model expects rather
-            than the likeliest: the pipeline then gives `generate` the codec's `code_vectors`. It helps models that
-            are often unsure.
-        keep_recording (`bool`): Whether the pipeline is to filter the recording to the levels of what was generated
-            and to add generated sound only where the recording has none. It helps models whose codec or size makes
-            voices rough.
+        num_codebooks: Residual codebooks of the codec, so tokens per frame.
+        codebook_size: Codes in each codebook.
+        first_code_id: Id of code 0 of the first codebook.
+        start_clean_token_id: Id between the noisy and the clean tokens.
+        unk_token_id: Id the layout reserves; never generated.
+        vocab_size: Follows from the layout; checked against it when given.
+        pattern: Name of the order in which codes follow one another, a key of `PATTERNS`; the released models' is
+            "flattened".
 
     Raises:
         ValueError: If the layout contradicts itself or `vocab_size`.
@@ -59,9 +57,7 @@ class DacSeConfig(LlamaConfig):
     start_clean_token_id: int = 3
     unk_token_id: int = 4
     vocab_size: int | None = None
-    window_frames: int | None = None
-    minimum_risk: bool = False
-    keep_recording: bool = False
+    pattern: str = "flattened"
 
     hidden_size: int = 1536
     intermediate_size: int = 6144
@@ -87,11 +83,8 @@ class DacSeConfig(LlamaConfig):
                 f"codebooks of {self.codebook_size} codes make {layout_size}: give the num_codebooks, codebook_size "
                 "and first_code_id the weights were trained with"
             )
-        if self.window_frames is not None and not 1 <= self.window_frames <= self.max_frames:
-            raise ValueError(
-                f"window_frames is {self.window_frames}, but a context of {self.max_position_embeddings} tokens holds "
-                f"1 to {self.max_frames} frames"
-            )
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"pattern is {self.pattern!r}: give one of {', '.join(PATTERNS)}")
         special = {name: getattr(self, name) for name in LAYOUT_IDS}
         if len(set(special.values())) < len(special) or not all(0 <= i < self.first_code_id for i in special.values()):
             raise ValueError(
@@ -107,15 +100,19 @@ class DacSeConfig(LlamaConfig):
         """
         return (self.max_position_embeddings - 3) // (2 * self.num_codebooks)
 
+    def make_pattern(self) -> FlattenedPattern:
+        """The order of this layout's codes."""
+        return PATTERNS[self.pattern](self.num_codebooks)
+
     @classmethod
-    def from_size(cls, name: str, **overrides) -> "DacSeConfig":
+    def from_size(cls, name: str, **overrides: Any) -> "DacSeConfig":
         """The configuration of a named size, with any field overridden.
 
         >>> DacSeConfig.from_size("250M", num_key_value_heads=4).num_hidden_layers
         18
 
         Args:
-            name (`str`): One of `SIZES`.
+            name: One of `SIZES`.
             overrides: Fields that replace the size's own; `num_key_value_heads` gives grouped-query attention.
 
         Raises:
@@ -126,7 +123,7 @@ class DacSeConfig(LlamaConfig):
         return cls(**(SIZES[name] | overrides))
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Reads `config.json`, and takes a plain Llama's as one of ours.
 
         The authors' repository is a plain Llama. Its keys mean what Llama's defaults make of them; its special ids
@@ -138,8 +135,7 @@ class DacSeConfig(LlamaConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if config_dict.get("model_type") == "llama":
             config_dict = LlamaConfig.from_dict(config_dict).to_dict()
-            for name in LAYOUT_IDS:
-                config_dict.pop(name, None)
+            config_dict = {name: value for name, value in config_dict.items() if name not in LAYOUT_IDS}
             config_dict |= {"model_type": cls.model_type, "architectures": ["DacSeForEnhancement"]}
         elif "model_type" not in config_dict:
             raise ValueError(f"{pretrained_model_name_or_path} has no config.json that names a model_type")
@@ -151,8 +147,8 @@ class DacSeConfig(LlamaConfig):
         return config_dict, kwargs
 
     @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        """Builds the configuration, without the `custom_pipelines` of tasks that are registered here.
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "DacSeConfig":
+        """Builds the configuration; `custom_pipelines` of tasks that are registered here are set aside for saving.
 
         `transformers.pipeline` prefers a repository's own pipeline code to a registered class and asks to trust it;
         an installed package needs neither.
@@ -160,16 +156,29 @@ class DacSeConfig(LlamaConfig):
         Raises:
             ValueError: If a field is of another type than Llama's, or fields contradict one another.
         """
+        aside = {}
         if "custom_pipelines" in config_dict:
             from transformers.pipelines import PIPELINE_REGISTRY
 
             registered = PIPELINE_REGISTRY.get_supported_tasks()
-            remote = {task: spec for task, spec in config_dict["custom_pipelines"].items() if task not in registered}
-            config_dict = config_dict | {"custom_pipelines": remote}
+            pipelines = config_dict["custom_pipelines"]
+            aside = {task: spec for task, spec in pipelines.items() if task in registered}
+            config_dict = config_dict | {"custom_pipelines": {t: s for t, s in pipelines.items() if t not in aside}}
         try:
-            return super().from_dict(config_dict, **kwargs)
+            made = super().from_dict(config_dict, **kwargs)
         except StrictDataclassError as error:
             raise ValueError(f"config.json is wrong: {error.__cause__}") from error
+        config = made[0] if isinstance(made, tuple) else made  # a tuple with return_unused_kwargs
+        config._pipelines_aside = aside
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the `custom_pipelines` that were set aside: what is loaded and saved again is the same."""
+        fields = super().to_dict()
+        aside = fields.pop("_pipelines_aside", {})
+        if aside:
+            fields["custom_pipelines"] = aside | fields.get("custom_pipelines", {})
+        return fields
 
 
 DacSeConfig.register_for_auto_class()

@@ -1,4 +1,4 @@
-"""One recording on its way: read in blocks, encoded, cut into windows; enhanced windows joined, decoded, mixed.
+"""One recording on its way: read once, encoded, cut into windows; enhanced windows joined, decoded, levelled, mixed.
 
 Works through the processor's public methods; knows no model, token layout, codec or file format.
 """
@@ -8,51 +8,41 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import ProcessorMixin
 
-from .levels_dacse import keep_recording
-from .windows_dacse import Span, frames_in_regions, span_weights, split_windows
+from .levels_dacse import hold_quiet, keep_recording
+from .options_dacse import EnhanceOptions
+from .windows_dacse import Span, frames_in_regions, overlap_frames, span_weights, split_windows, window_frames
 
 BLOCK_SAMPLES = 1 << 19  # in which a waveform in memory is gone through: no second copy of all of it
 FADE_SECONDS = 0.01  # between samples of the input and enhanced ones
 
 
-@dataclass(frozen=True)
-class Recording:
-    """Audio that can be read from its start more than once, block by block."""
+class Piece(NamedTuple):
+    """Enhanced audio as it comes."""
 
-    sampling_rate: int  # Hz
-    channels: int
-    num_samples: int  # per channel
-    source: str | os.PathLike | np.ndarray  # a path, or a waveform (channel, sample)
-    regions: list[tuple[float, float]] | None  # seconds to enhance; None for everything
-
-    def resampled(self, processor: ProcessorMixin, sampling_rate: int) -> Iterator[np.ndarray]:
-        """Its audio from the start, in float32 blocks (channel, sample)."""
-        if isinstance(self.source, np.ndarray):
-            blocks = np.split(self.source, range(BLOCK_SAMPLES, self.num_samples, BLOCK_SAMPLES), axis=1)
-        else:
-            blocks = processor.stream_audio(self.source).blocks
-        return processor.resample_blocks(blocks, self.sampling_rate, sampling_rate)
+    audio: np.ndarray  # float32 (channel, sample)
+    confidence: np.ndarray | None  # float32 (channel, frame): of the frames finished since the piece before
 
 
 @dataclass(frozen=True)
 class Window:
     """One channel of one window of a recording."""
 
-    recording: Recording
-    num_frames: int  # of the whole recording
+    index: int  # which window of the recording
+    channel: int
     span: Span
-    codes: torch.Tensor  # noisy, (codebook, frame)
+    codes: torch.LongTensor  # noisy, (codebook, frame)
     sounds: bool  # False: digital silence from end to end
-    free: np.ndarray  # bool (frame,): the model's to choose, for it is inside a region and not behind what is kept
+    free: torch.BoolTensor  # (frame,): the model's to choose, for it is inside a region and not after what is kept
 
     @property
     def is_generated(self) -> bool:
+        """Whether the model is asked about it."""
         return self.sounds and bool(self.free.any())
 
 
@@ -61,7 +51,7 @@ class EnhancedWindow:
     """What the model made of a window; what it was not asked about stays as it was."""
 
     window: Window
-    codes: torch.Tensor  # (codebook, frame)
+    codes: torch.LongTensor  # (codebook, frame)
     confidence: torch.Tensor | None = None  # (frame,): mean probability of the tokens of a frame
 
     def owned(self, frames: torch.Tensor) -> torch.Tensor:
@@ -70,124 +60,184 @@ class EnhancedWindow:
         return frames[..., span.first - span.start : span.last - span.start]
 
 
-def open_recording(processor: ProcessorMixin, audio: Any, sampling_rate: int | None, regions) -> Recording:
-    """Opens audio of any kind; a path is read as it is needed, everything else is in memory.
+class Recording:
+    """A recording between its first sample in and its last sample out.
 
-    Raises:
-        ValueError, OSError: it cannot be read, or a region begins behind its end.
-    """
-    if isinstance(audio, (str, os.PathLike)) and not str(audio).startswith(("http://", "https://")):
-        rate, channels, num_samples, _ = processor.stream_audio(audio)
-        recording = Recording(rate, channels, num_samples, audio, regions)
-    else:
-        waveform, rate = processor.load_audio(audio, sampling_rate)
-        recording = Recording(rate, *waveform.shape, waveform, regions)
-    seconds = recording.num_samples / rate
-    if regions and regions[-1][0] >= seconds:  # they ascend
-        raise ValueError(f"region {regions[-1]} begins behind the end of the recording, which lasts {seconds:.6g} s")
-    return recording
-
-
-def cut_recording(
-    processor: ProcessorMixin, recording: Recording, window: int, overlap: int, whole: bool = False
-) -> Iterator[Window]:
-    """Encodes a recording as one piece and yields its windows of `window` frames, every channel of each in turn.
-
-    A recording shorter than a window gives a shorter one, or with `whole` is completed with silence.
-    """
-    # Rounded up, so that the decoded frames reach the end of the input at any output rate.
-    num_samples = _ceil_div(recording.num_samples * processor.sampling_rate, recording.sampling_rate)
-    num_frames = _ceil_div(num_samples, processor.hop_length)
-    blocks = recording.resampled(processor, processor.sampling_rate)
-    watch = _SoundWatch(recording.channels, processor.hop_length)
-    encoded_frames = max(num_frames, window) if whole else num_frames
-    padded = _pad_blocks(blocks, encoded_frames * processor.hop_length, recording.channels)
-    pieces = processor.encode_blocks(watch.observe(padded))
-    codes, position = next(pieces), 0
-    for span in split_windows(num_frames, window, overlap, whole):
-        while position + codes.shape[-1] < span.stop:
-            codes = torch.cat([codes, next(pieces)], dim=-1)
-        codes, position = codes[..., span.start - position :], span.start
-        sounds, length = watch.sounds(span), span.stop - span.start
-        free = np.ones(length, dtype=bool)
-        if recording.regions is not None:
-            free = frames_in_regions(recording.regions, span.start, span.stop, processor.frame_rate)
-        free[span.last - span.start :] = False  # no frame depends on those behind it
-        for channel in range(recording.channels):
-            yield Window(recording, num_frames, span, codes[channel, :, :length], bool(sounds[channel]), free)
-
-
-def render_recording(
-    processor: ProcessorMixin, rows: Iterator[EnhancedWindow], strength: float, sampling_rate: int, keep: bool
-) -> Iterator[np.ndarray]:
-    """Joins enhanced windows and mixes them with the input.
+    The audio is read once, block by block. What reads later than the encoder (the levels, the mix with the input) gets
+    the same blocks, which are kept until then: as many as lie between a window's encoding and its decoding.
 
     Args:
-        processor: decodes and resamples.
-        rows: every window of one recording, in order.
-        strength: 0 for the input, 1 for the enhanced audio, in between for a mix.
-        sampling_rate: of the output, in Hz.
-        keep: enhanced audio is the recording at the levels of what was generated, and not that itself.
+        processor: Reads, encodes, decodes, resamples.
+        audio: Of any kind the processor reads; a path is read as it goes, everything else is in memory.
+        options: Of the call.
+        max_frames: That fit the model's context.
 
-    Yields:
-        float32 (channel, sample) pieces, `round(samples * rate_out / rate_in)` samples in all.
+    Raises:
+        ValueError: If it cannot be read, or the window does not suit the model.
+        OSError: If it cannot be opened.
+
+    Attributes:
+        sampling_rate: Of the output, in Hz.
+        channels: Of input and output.
+        num_samples: Of the input, once it has been read to its end.
+        estimated_samples: Of the input, as its header says, or None.
     """
-    first = next(rows)
-    recording = first.window.recording
-    sounding = [[] for _ in range(recording.channels)]
-    codes = _join_codes(itertools.chain([first], rows), processor.frame_rate, sounding)
-    if keep:
-        blocks = keep_recording(_decode_beside(processor, first.window, codes), processor.sampling_rate)
-    else:
-        blocks = processor.decode_blocks(generated for generated, _ in codes)
-    enhanced = processor.resample_blocks(blocks, processor.sampling_rate, sampling_rate)
-    dry = _Reader(recording.resampled(processor, sampling_rate), recording.channels)
-    total, position = round(recording.num_samples * sampling_rate / recording.sampling_rate), 0
-    seconds = recording.num_samples / recording.sampling_rate
-    for block in enhanced:
-        block = block[:, : total - position]
-        times = (position + np.arange(block.shape[1])) / sampling_rate
-        weights = np.stack([span_weights(stretches, FADE_SECONDS, seconds, times) for stretches in sounding])
-        if recording.regions is not None:
-            weights *= span_weights(recording.regions, FADE_SECONDS, seconds, times)
-        weights *= strength
-        position += block.shape[1]
-        yield weights * block + (1 - weights) * dry.read(block.shape[1])
+
+    def __init__(self, processor: ProcessorMixin, audio: Any, options: EnhanceOptions, max_frames: int):
+        self.processor, self.options = processor, options
+        self.window, self.overlap = window_lengths(processor, options, max_frames)
+        self.input_rate, self.channels, self.estimated_samples, blocks = open_audio(processor, audio, options)
+        rate = options.output_sampling_rate
+        self.sampling_rate = {None: processor.sampling_rate, "input": self.input_rate}.get(rate, rate)
+        self.num_samples: int | None = None
+        self.num_frames: int | None = None
+        blocks = self._count(blocks)
+        self.for_mix: Iterator[np.ndarray] | None = None
+        if options.strength < 1 or options.regions is not None:
+            blocks, self.for_mix = itertools.tee(blocks)
+        blocks = self._complete(processor.resample_blocks(blocks, self.input_rate, processor.sampling_rate))
+        self.for_encoder, self.for_levels = itertools.tee(blocks)
+
+    def expect_frames(self) -> int | None:
+        """How many frames there are, or will be if the header is right; None if it does not say."""
+        samples = self.estimated_samples
+        if self.num_frames is not None or samples is None:
+            return self.num_frames
+        return _frames_of(samples, self.input_rate, self.processor)
+
+    def windows(self) -> Iterator[Window]:
+        """Yields its windows, every channel of each in turn, encoded as one piece.
+
+        A recording shorter than a window gives a shorter one, or is completed with silence for a model that knows one
+        length alone.
+
+        Raises:
+            ValueError: If the audio turns out to be damaged, or a region begins after its end.
+        """
+        sounds = _SoundWatch(self.channels, self.processor.hop_length)
+        pieces = self.processor.encode_blocks(sounds.observe(self.for_encoder))
+        codes, position = torch.zeros(self.channels, self.processor.num_codebooks, 0, dtype=torch.long), 0
+
+        def reach(stop: int) -> int:
+            nonlocal codes
+            while position + codes.shape[-1] < stop and (more := next(pieces, None)) is not None:
+                codes = torch.cat([codes, more], dim=-1)
+            return stop if self.num_frames is None else min(stop, self.num_frames)
+
+        is_whole = self.processor.window_frames is not None
+        for index, span in enumerate(split_windows(reach, self.window, self.overlap, is_whole)):
+            reach(span.stop)
+            codes, position = codes[..., span.start - position :], span.start
+            length, sounding = span.stop - span.start, sounds.sounds(span)
+            free = torch.from_numpy(self._free_frames(span))
+            for channel in range(self.channels):
+                yield Window(index, channel, span, codes[channel, :, :length], bool(sounding[channel]), free)
+
+    def render(self, rows: Iterator[EnhancedWindow]) -> Iterator[Piece]:
+        """Joins enhanced windows, every one of the recording in order, and mixes them with the input.
+
+        Yields:
+            Pieces of `round(num_samples * rate_out / rate_in)` samples in all.
+        """
+        confidences: list[np.ndarray] = []
+        enhanced = self._enhance_sound(self._join_codes(rows, confidences))
+        mix = self.processor.resample_blocks(self.for_mix or iter(()), self.input_rate, self.sampling_rate)
+        dry, position = _Reader(mix, self.channels), 0
+        for block in self.processor.resample_blocks(enhanced, self.processor.sampling_rate, self.sampling_rate):
+            if self.num_samples is not None:
+                block = block[:, : round(self.num_samples * self.sampling_rate / self.input_rate) - position]
+            if self.for_mix is not None:
+                weights = self._weights(position + np.arange(block.shape[1]))
+                block = weights * block + (1 - weights) * dry.read(block.shape[1])
+            position += block.shape[1]
+            confidence = None
+            if self.options.return_confidence:
+                confidence = np.concatenate([np.zeros((self.channels, 0), np.float32), *confidences], axis=1)
+                confidences.clear()
+            yield Piece(block, confidence)
+
+    def _count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        count = 0
+        for block in blocks:
+            count += block.shape[1]
+            yield block
+        self.num_samples = count
+        seconds = count / self.input_rate
+        if self.options.regions and self.options.regions[-1][0] >= seconds:  # they ascend
+            raise ValueError(
+                f"region {self.options.regions[-1]} begins after the end of the recording, which lasts {seconds:.6g} s"
+            )
+
+    def _complete(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """At the codec's rate: as many samples as it takes to decode to the end of the input at any output rate."""
+        count = 0
+        for block in blocks:
+            count += block.shape[1]
+            yield block
+        self.num_frames = _frames_of(self.num_samples, self.input_rate, self.processor)
+        frames = max(self.num_frames, self.processor.window_frames or 0)
+        yield np.zeros((self.channels, frames * self.processor.hop_length - count), dtype=np.float32)
+
+    def _free_frames(self, span: Span) -> np.ndarray:
+        """Which frames of a window are the model's to choose, (frame,)."""
+        free = np.ones(span.stop - span.start, dtype=bool)
+        if self.options.regions is not None:
+            free = frames_in_regions(self.options.regions, span.start, span.stop, self.processor.frame_rate)
+        free[span.last - span.start :] = False  # no frame depends on those after it
+        return free
+
+    def _join_codes(
+        self, rows: Iterator[EnhancedWindow], confidences: list[np.ndarray]
+    ) -> Iterator[tuple[torch.LongTensor, torch.LongTensor]]:
+        """Yields the codes each window owns, (channel, codebook, frame): as generated, and as they were."""
+        while group := list(itertools.islice(rows, self.channels)):
+            if self.options.return_confidence:
+                confidences.append(np.stack([row.owned(row.confidence).numpy() for row in group]))
+            generated = torch.stack([row.owned(row.codes) for row in group])
+            yield generated, torch.stack([row.owned(row.window.codes) for row in group])
+
+    def _enhance_sound(self, codes: Iterator[tuple[torch.LongTensor, torch.LongTensor]]) -> Iterator[np.ndarray]:
+        """Yields the enhanced audio at the codec's rate, (channel, sample)."""
+        rate, keep = self.processor.sampling_rate, self.options.keep_recording
+        own, own_again = (_Reader(blocks, self.channels) for blocks in itertools.tee(self.for_levels))
+        if self.processor.keep_recording if keep is None else keep:
+            both = self.processor.decode_blocks(torch.cat(pair) for pair in codes)
+            stacks = (np.stack([own_again.read(block.shape[1]), *np.split(block, 2)]) for block in both)
+            blocks = keep_recording(stacks, rate)
+        else:
+            del own_again  # or what it does not read would be kept for it
+            blocks = self.processor.decode_blocks(generated for generated, _ in codes)
+        return hold_quiet((np.stack([own.read(block.shape[1]), block]) for block in blocks), rate)
+
+    def _weights(self, samples: np.ndarray) -> np.ndarray:
+        """Weights of the enhanced audio at samples of the output, float32 (sample,)."""
+        weights = np.full(len(samples), self.options.strength, dtype=np.float32)
+        if self.options.regions is not None:
+            seconds = math.inf if self.num_samples is None else self.num_samples / self.input_rate
+            weights *= span_weights(self.options.regions, FADE_SECONDS, seconds, samples / self.sampling_rate)
+        return weights
 
 
-def _decode_beside(
-    processor: ProcessorMixin, window: Window, codes: Iterator[tuple[torch.Tensor, torch.Tensor]]
-) -> Iterator[np.ndarray]:
-    """Yields (3, channel, sample): the window's whole recording, and generated and noisy codes as they sound."""
-    recording, num_samples = window.recording, window.num_frames * processor.hop_length
-    blocks = recording.resampled(processor, processor.sampling_rate)
-    own = _Reader(_pad_blocks(blocks, num_samples, recording.channels), recording.channels)
-    for block in processor.decode_blocks(torch.cat(pair) for pair in codes):
-        yield np.stack([own.read(block.shape[1]), *np.split(block, 2)])
+def window_lengths(processor: ProcessorMixin, options: EnhanceOptions, max_frames: int) -> tuple[int, int]:
+    """Frames of a window and of an overlap, for a model whose context holds `max_frames`.
 
-
-def _join_codes(
-    rows: Iterator[EnhancedWindow], frame_rate: float, sounding: list[list[tuple[float, float]]]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields the codes each window owns, (channel, codebook, frame): as generated, and as they were.
-
-    Notes in `sounding`, for each channel and one window ahead of the codes, the seconds that are not digital silence.
+    Raises:
+        ValueError: If the model does not take windows of that length.
     """
-    waiting = None
-    while group := list(itertools.islice(rows, len(sounding))):
-        for stretches, row in zip(sounding, group, strict=True):
-            window = row.window
-            if window.sounds:
-                start = window.span.first / frame_rate
-                if stretches and stretches[-1][1] == start:
-                    start = stretches.pop()[0]
-                stop = math.inf if window.span.last == window.num_frames else window.span.last / frame_rate
-                stretches.append((start, stop))
-        if waiting is not None:
-            yield waiting
-        generated = torch.stack([row.owned(row.codes) for row in group])
-        waiting = generated, torch.stack([row.owned(row.window.codes) for row in group])
-    yield waiting
+    rate = processor.frame_rate
+    window = window_frames(options.window_seconds, rate, max_frames, processor.window_frames)
+    return window, overlap_frames(options.overlap_seconds, rate, window)
+
+
+def open_audio(
+    processor: ProcessorMixin, audio: Any, options: EnhanceOptions
+) -> tuple[int, int, int | None, Iterator[np.ndarray]]:
+    """Opens audio of any kind: its rate in Hz, its channels, its samples if that is known, and its blocks."""
+    if isinstance(audio, (str, os.PathLike)) and not str(audio).startswith(("http://", "https://")):
+        return tuple(processor.stream_audio(audio))
+    waveform, rate = processor.load_audio(audio, options.sampling_rate)
+    blocks = np.split(waveform, range(BLOCK_SAMPLES, waveform.shape[1], BLOCK_SAMPLES), axis=1)
+    return rate, len(waveform), waveform.shape[1], iter(blocks)
 
 
 class _SoundWatch:
@@ -221,21 +271,11 @@ class _Reader:
     def read(self, num_samples: int) -> np.ndarray:
         while self.buffer.shape[1] < num_samples:
             self.buffer = np.concatenate([self.buffer, next(self.blocks)], axis=1)
-        taken, self.buffer = np.split(self.buffer, [num_samples], axis=1)
-        return taken
+        wanted, self.buffer = np.split(self.buffer, [num_samples], axis=1)
+        return wanted
 
 
-def _pad_blocks(blocks: Iterable[np.ndarray], num_samples: int, channels: int) -> Iterator[np.ndarray]:
-    """Appends silence to make the blocks `num_samples` in all."""
-    for block in blocks:
-        num_samples -= block.shape[1]
-        yield block
-    yield np.zeros((channels, num_samples), dtype=np.float32)
-
-
-def _ceil_div(dividend: int, divisor: int) -> int:
-    """
-    >>> _ceil_div(7, 3), _ceil_div(6, 3)
-    (3, 2)
-    """
-    return (dividend + divisor - 1) // divisor
+def _frames_of(num_samples: int, sampling_rate: int, processor: ProcessorMixin) -> int:
+    """Frames that reach the end of a recording at any output rate: samples are rounded up, and frames."""
+    samples = -(-num_samples * processor.sampling_rate // sampling_rate)
+    return -(-samples // processor.hop_length)

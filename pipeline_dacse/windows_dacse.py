@@ -3,8 +3,7 @@
 Knows frames, samples and seconds; knows no audio, codec or model.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,7 @@ def window_frames(
         only_frames: the one length the model was trained on, if there is but one.
 
     Raises:
-        ValueError: the chosen window is no number, below a frame, beyond the context, or not the only length.
+        ValueError: the chosen window is below a frame, beyond the context, or not the only length.
 
     >>> window_frames(None, 100.0, 250), window_frames(None, 100.0, 1000), window_frames(1.5, 100.0, 250)
     (250, 400, 150)
@@ -43,7 +42,7 @@ def window_frames(
     """
     if window_seconds is None:
         return only_frames or max(1, min(max_frames, round(DEFAULT_WINDOW_SECONDS * frame_rate)))
-    frames = _nearest_frames("window_seconds", window_seconds, frame_rate)
+    frames = round(window_seconds * frame_rate)
     if not 1 <= frames <= max_frames:
         raise ValueError(
             f"window_seconds is {window_seconds} ({frames} frames), but this model takes windows of"
@@ -61,14 +60,14 @@ def overlap_frames(overlap_seconds: float | None, frame_rate: float, window: int
     """Frames that neighbouring windows share; the default of 0.2 s is capped at a quarter of the window.
 
     Raises:
-        ValueError: the chosen overlap is no number, negative, or leaves a window no frame of its own.
+        ValueError: the chosen overlap leaves a window no frame of its own.
 
     >>> overlap_frames(None, 100.0, 400), overlap_frames(None, 100.0, 40), overlap_frames(0.1, 100.0, 40)
     (20, 10, 10)
     """
     if overlap_seconds is None:
         return min(window // 4, round(DEFAULT_OVERLAP_SECONDS * frame_rate))
-    frames = _nearest_frames("overlap_seconds", overlap_seconds, frame_rate)
+    frames = round(overlap_seconds * frame_rate)
     if not 0 <= frames < window:
         raise ValueError(
             f"overlap_seconds is {overlap_seconds} ({frames} frames); it must be at least 0 and shorter than the"
@@ -77,52 +76,36 @@ def overlap_frames(overlap_seconds: float | None, frame_rate: float, window: int
     return frames
 
 
-def split_windows(num_frames: int, window: int, overlap: int, whole: bool = False) -> Iterator[Span]:
-    """Yields windows over `num_frames`, all of one length: the last is shifted back to end with the audio.
+def split_windows(reach: Callable[[int], int], window: int, overlap: int, whole: bool = False) -> Iterator[Span]:
+    """Yields windows over audio, all of one length: the last is shifted back to end with the audio.
 
     Neighbours meet in the middle of what they share, so every frame is owned once. Audio shorter than a window makes a
-    shorter window, or with `whole` one that goes on behind the end of the audio.
+    shorter window, or with `whole` one that goes on past the end of the audio.
 
-    >>> for span in split_windows(9, 4, 1):
+    Args:
+        reach: `reach(stop)` is `stop`, or the number of frames of the audio where those are fewer: of audio that is
+            being read it reads that far, which is at most two windows ahead.
+        window: Frames of a window.
+        overlap: Frames that neighbours share.
+        whole: Whether a window is never shorter.
+
+    >>> for span in split_windows(lambda stop: min(stop, 9), 4, 1):
     ...     print(span)
     Span(start=0, stop=4, first=0, last=3)
     Span(start=3, stop=7, first=3, last=6)
     Span(start=5, stop=9, first=6, last=9)
-    >>> list(split_windows(3, 4, 1)), list(split_windows(3, 4, 1, whole=True))
+    >>> short = lambda stop: min(stop, 3)
+    >>> list(split_windows(short, 4, 1)), list(split_windows(short, 4, 1, whole=True))
     ([Span(start=0, stop=3, first=0, last=3)], [Span(start=0, stop=4, first=0, last=3)])
     """
-    if num_frames <= window:
-        yield Span(0, window if whole else num_frames, 0, num_frames)
-        return
     start = first = 0
-    while start + window < num_frames:
-        following = min(start + window - overlap, num_frames - window)
+    while reach(start + window + 1) > start + window:
+        following = reach(start + 2 * window - overlap) - window
         last = (start + window + following) // 2
         yield Span(start, start + window, first, last)
         start, first = following, last
-    yield Span(start, num_frames, first, num_frames)
-
-
-def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:
-    """Regions in seconds, sorted, touching ones merged.
-
-    Raises:
-        ValueError: a region is not a pair of seconds with 0 <= start < stop.
-
-    >>> check_regions([(3.0, 4.0), (1.0, 2.0), (1.5, 2.5)])
-    [(1.0, 2.5), (3.0, 4.0)]
-    """
-    if regions is None:
-        return None
-    merged: list[tuple[float, float]] = []
-    for region in sorted(tuple(region) for region in regions):
-        if len(region) != 2 or not 0 <= region[0] < region[1]:
-            raise ValueError(f"region {region} is not a (start, stop) in seconds with 0 <= start < stop")
-        if merged and region[0] <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], region[1]))
-        else:
-            merged.append(region)
-    return merged
+    num_frames = reach(start + window)
+    yield Span(start, start + window if whole else num_frames, first, num_frames)
 
 
 def frames_in_regions(regions: Sequence[tuple[float, float]], start: int, stop: int, frame_rate: float) -> np.ndarray:
@@ -165,9 +148,3 @@ def span_weights(spans: Sequence[tuple[float, float]], fade: float, total: float
     if not knots:
         return np.zeros(len(positions), dtype=np.float32)
     return np.interp(positions, knots, weights, left=0.0, right=0.0).astype(np.float32)
-
-
-def _nearest_frames(name: str, seconds: float, frame_rate: float) -> int:
-    if not math.isfinite(seconds):
-        raise ValueError(f"{name} is {seconds}; give a finite number of seconds")
-    return round(seconds * frame_rate)

@@ -1,16 +1,16 @@
-"""Runs a `DacModel` on audio of any length, piece by piece, and reads descript-audio-codec checkpoints into one.
-
-Knows waveforms and codes; knows no token id and no audio file.
+"""Runs a `DacModel` on audio of any length, piece by piece. Knows waveforms and codes; no token id and no audio file.
 
 The layers of one rate are a stage, and each stage cuts what the one before gives into pieces of its own, so that they
 fit a cache. A piece is run with a margin of its neighbours on either side, as wide as the stage can see, and the
 margin's output is dropped. Only the true ends of the audio meet the codec's zero padding, so pieces give what one run
 over everything gives: in float64 the same codes. Convolutions round differently at different lengths, which in float32
 moves a sample by less than 1e-6, and a code only where two entries of the codebook are equally near.
+
+The codec stays as its owner made it: stages call functions that do what its layers do, on its weights, in its own
+dtype whatever autocast is on around them, as for inference whatever mode it was left in.
 """
 
 import functools
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -21,64 +21,156 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import DacConfig, DacModel
-from transformers.models.dac.modeling_dac import DacResidualUnit, Snake1d
+from transformers.models.dac.modeling_dac import DacDecoderBlock, DacEncoderBlock, DacResidualUnit, Snake1d
 
 PIECE_SECONDS = 4.0  # of audio, at most
 PIECE_VALUES = 2**20  # of the widest tensor, at most on a CPU: what its cache holds
+
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
+
+def snake(alpha: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """The codec's activation, `x + sin(alpha x)^2 / alpha`, with one buffer where the library's takes five.
+
+    On a CPU most of its time goes into fresh memory.
+    """
+    squares = torch.mul(alpha, hidden).sin_().square_()
+    return torch.addcmul(hidden, squares, (alpha + 1e-9).reciprocal(), out=squares)
+
+
+def convolve(layer: nn.Conv1d, hidden: torch.Tensor) -> torch.Tensor:
+    """A convolution, which on a CPU works on the numbers of one column side by side in memory.
+
+    Of few channels it is up to four times as fast, of many hardly slower. What comes out stays in that order.
+    """
+    if hidden.device.type != "cpu":
+        return layer(hidden)
+    image = hidden[:, :, None].contiguous(memory_format=torch.channels_last)
+    sizes = (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation)
+    return nn.functional.conv2d(image, layer.weight[:, :, None], layer.bias, *sizes)[:, :, 0]
+
+
+def convolve_back(layer: nn.ConvTranspose1d, hidden: torch.Tensor) -> torch.Tensor:
+    """A transposed convolution that gives `stride` columns for each.
+
+    At an odd stride the library's layer leaves out the last one, and all audio would end early: by 8 samples at the
+    ratios 2, 4, 5, 8 of descript/dac_24khz.
+    """
+    stride, padding = layer.stride[0], layer.padding[0]
+    missing = 2 * padding - stride
+    return nn.functional.conv_transpose1d(hidden, layer.weight, layer.bias, stride, padding, missing)
+
+
+def add_residual(layers: Layer, hidden: torch.Tensor) -> torch.Tensor:
+    """The codec's residual unit, which adds its input to its output in place."""
+    return layers(hidden).add_(hidden)
+
+
+def quick(module: nn.Module) -> Layer:
+    """A function that does what a layer of the codec does, sooner, where nothing is to be learned."""
+    if isinstance(module, Snake1d):
+        return functools.partial(snake, module.alpha)
+    if isinstance(module, nn.Conv1d):
+        return functools.partial(convolve, module)
+    if isinstance(module, nn.ConvTranspose1d):
+        return functools.partial(convolve_back, module)
+    if isinstance(module, DacResidualUnit):
+        return functools.partial(add_residual, chain(module.children()))
+    if isinstance(module, DacEncoderBlock | DacDecoderBlock):
+        order = ("snake1", "conv_t1", "res_unit1", "res_unit2", "res_unit3")
+        if isinstance(module, DacEncoderBlock):
+            order = ("res_unit1", "res_unit2", "res_unit3", "snake1", "conv1")
+        return chain(getattr(module, name) for name in order)
+    return module
+
+
+def chain(modules: Iterable[nn.Module]) -> Layer:
+    """One function for layers that follow one another."""
+    layers = [quick(module) for module in modules]
+    return lambda hidden: functools.reduce(lambda x, layer: layer(x), layers, hidden)
+
+
+class Quantize(nn.Module):
+    """From latents to codes (batch, codebook, frame), with every codebook: in training the library leaves some out."""
+
+    def __init__(self, codec: DacModel):
+        super().__init__()
+        self.quantizers = codec.quantizer.quantizers
+
+    def forward(self, latents: torch.Tensor) -> torch.LongTensor:
+        codes = []
+        for quantizer in self.quantizers:
+            quantized, _, _, indices, _ = quantizer(latents)
+            latents = latents - quantized
+            codes.append(indices)
+        return torch.stack(codes, dim=1)
+
+
+class Dequantize(nn.Module):
+    """From codes (batch, codebook, frame) to latents."""
+
+    def __init__(self, codec: DacModel):
+        super().__init__()
+        self.quantizer = codec.quantizer
+
+    def forward(self, codes: torch.LongTensor) -> torch.Tensor:
+        return self.quantizer.from_codes(codes)[0]
 
 
 @dataclass(frozen=True)
 class Stage:
     """Some layers of a codec, which run on pieces of their own.
 
-    Args:
-        layers (`tuple[Callable]`): One after the other.
-        taken, given (`int`): Columns that come in, for so many that go out.
-        piece (`int`): How many times `taken` columns run together.
+    Attributes:
+        modules: The layers, one after the other.
+        columns_in: Columns that come in, for `columns_out` that go out.
+        columns_out: Columns that go out.
+        piece: How many times `columns_in` run together.
     """
 
-    layers: tuple[Callable[[torch.Tensor], torch.Tensor], ...]
-    taken: int
-    given: int
+    modules: tuple[nn.Module, ...]
+    columns_in: int
+    columns_out: int
     piece: int
 
     @property
     def margin(self) -> int:
-        """How many times `taken` columns beside the own ones, on either side, can change what goes out.
+        """How many times `columns_in` beside the own ones, on either side, can change what goes out.
 
         Walks back through the convolutions to the columns they see.
 
         >>> convolutions = nn.Conv1d(1, 2, 7, padding=3), nn.Conv1d(2, 4, 8, stride=4, padding=2)
-        >>> Stage(convolutions, taken=4, given=1, piece=9).margin
+        >>> Stage(convolutions, columns_in=4, columns_out=1, piece=9).margin
         2
         """
-        first, last = 0, self.given - 1
-        modules = nn.ModuleList(layer for layer in self.layers if isinstance(layer, nn.Module)).modules()
-        for layer in reversed([module for module in modules if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]):
+        first, last = 0, self.columns_out - 1
+        layers = [m for module in self.modules for m in module.modules()]
+        for layer in reversed([m for m in layers if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]):
             (stride,), (padding,), span = layer.stride, layer.padding, layer.dilation[0] * (layer.kernel_size[0] - 1)
             if layer.transposed:
                 first, last = math.ceil((first + padding - span) / stride), (last + padding) // stride
             else:
                 first, last = first * stride - padding, last * stride - padding + span
-        return math.ceil(max(-first, last + 1 - self.taken) / self.taken)
+        return math.ceil(max(-first, last + 1 - self.columns_in) / self.columns_in)
 
     def run(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """Runs the layers on blocks (batch, ..., column) of any lengths; yields others."""
-        for window, first, last in _windows(blocks, self.taken, self.piece, self.margin):
-            with torch.inference_mode():
-                rows = [functools.reduce(lambda x, layer: layer(x), self.layers, row) for row in _rows(window)]
+        layers = chain(self.modules)
+        for window, first, last in _windows(blocks, self.columns_in, self.piece, self.margin):
+            with torch.inference_mode(), torch.autocast(window.device.type, enabled=False):
+                rows = [layers(row) for row in _rows(window)]
             # Copies, out here, are no inference tensors.
-            yield torch.cat([row[..., first * self.given : last * self.given] for row in rows])
+            yield torch.cat([row[..., first * self.columns_out : last * self.columns_out] for row in rows])
 
 
 def encoder_stages(codec: DacModel) -> list[Stage]:
     """From samples (batch, 1, sample) to codes (batch, codebook, frame)."""
     encoder, config = codec.encoder, codec.config
-    layers = [[block] for block in encoder.block]
-    layers[0].insert(0, encoder.conv1)
-    layers[-1] += [encoder.snake1, encoder.conv2, lambda latents: codec.quantizer(latents)[1]]
+    modules = [[block] for block in encoder.block]
+    modules[0].insert(0, encoder.conv1)
+    modules[-1] += [encoder.snake1, encoder.conv2, Quantize(codec)]
     stages, rate, channels = [], config.sampling_rate, config.encoder_hidden_size
-    for group, ratio in zip(layers, config.downsampling_ratios, strict=True):
+    for group, ratio in zip(modules, config.downsampling_ratios, strict=True):
         stages.append(Stage(tuple(group), ratio, 1, _piece_length(codec, rate, channels, ratio)))
         rate, channels = rate / ratio, channels * 2
     return stages
@@ -87,11 +179,11 @@ def encoder_stages(codec: DacModel) -> list[Stage]:
 def decoder_stages(codec: DacModel) -> list[Stage]:
     """From codes (batch, codebook, frame) to samples (batch, 1, sample)."""
     decoder, config = codec.decoder, codec.config
-    layers = [[block] for block in decoder.block]
-    layers[0][:0] = [lambda codes: codec.quantizer.from_codes(codes)[0], decoder.conv1]
-    layers[-1] += [decoder.snake1, decoder.conv2, decoder.tanh]
+    modules = [[block] for block in decoder.block]
+    modules[0][:0] = [Dequantize(codec), decoder.conv1]
+    modules[-1] += [decoder.snake1, decoder.conv2, decoder.tanh]
     stages, rate, channels = [], config.sampling_rate / config.hop_length, config.decoder_hidden_size
-    for group, ratio in zip(layers, config.upsampling_ratios, strict=True):
+    for group, ratio in zip(modules, config.upsampling_ratios, strict=True):
         rate, channels = rate * ratio, channels // 2
         stages.append(Stage(tuple(group), 1, ratio, _piece_length(codec, rate, channels, ratio)))
     return stages
@@ -104,7 +196,6 @@ def encode_blocks(codec: DacModel, blocks: Iterable[torch.Tensor]) -> Iterator[t
         codes, LongTensor (batch, codebook, frame) on the codec's device; `ceil(samples / hop_length)` frames in all,
         the last one completed with silence, as `DacFeatureExtractor` does.
     """
-    _prepare(codec)
     blocks = (block[:, None].to(codec.device, codec.dtype) for block in _complete(blocks, codec.config.hop_length))
     for stage in encoder_stages(codec):
         blocks = stage.run(blocks)
@@ -117,7 +208,6 @@ def decode_blocks(codec: DacModel, blocks: Iterable[torch.Tensor]) -> Iterator[t
     Yields:
         waveforms (batch, sample) on the codec's device; `hop_length` samples per frame in all.
     """
-    _prepare(codec)
     blocks = (block.to(codec.device) for block in blocks)
     for stage in decoder_stages(codec):
         blocks = stage.run(blocks)
@@ -144,46 +234,6 @@ def decode_in_pieces(codec: DacModel, codes: torch.Tensor) -> torch.Tensor:
     return _fill(waveform, decode_blocks(codec, [codes]))
 
 
-class InPlaceSnake(Snake1d):
-    """The codec's activation, `x + sin(alpha x)^2 / alpha`, with one buffer instead of five where nothing is learned.
-
-    On a CPU most of its time goes into fresh memory.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled():
-            return super().forward(hidden_states)
-        squares = torch.mul(self.alpha, hidden_states).sin_().square_()
-        return torch.addcmul(hidden_states, squares, (self.alpha + 1e-9).reciprocal(), out=squares)
-
-
-class InPlaceResidualUnit(DacResidualUnit):
-    """The codec's residual unit, which adds its input to its output in place where nothing is learned."""
-
-    def forward(self, hidden_state: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled():
-            return super().forward(hidden_state)
-        return self.conv2(self.snake2(self.conv1(self.snake1(hidden_state)))).add_(hidden_state)
-
-
-class ChannelsLastConv1d(nn.Conv1d):
-    """A convolution that, where nothing is learned on a CPU, works on numbers of one column side by side in memory.
-
-    Of few channels it is up to four times as fast, of many hardly slower. What comes out stays in that order.
-    """
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() or hidden_states.device.type != "cpu":
-            return super().forward(hidden_states)
-        image = hidden_states[:, :, None].contiguous(memory_format=torch.channels_last)
-        sizes = (1, *self.stride), (0, *self.padding), (1, *self.dilation)
-        return nn.functional.conv2d(image, self.weight[:, :, None], self.bias, *sizes)[:, :, 0]
-
-
-# What a layer of the library is made.
-QUICK = {Snake1d: InPlaceSnake, DacResidualUnit: InPlaceResidualUnit, nn.Conv1d: ChannelsLastConv1d}
-
-
 def code_vectors(codec: DacModel) -> torch.Tensor:
     """What each code adds to a latent, in axes that keep distances: float32 (codebook, code, codebook_dim).
 
@@ -200,17 +250,6 @@ def code_vectors(codec: DacModel) -> torch.Tensor:
             axes = torch.linalg.qr(quantizer.out_proj.weight[..., 0].cpu().double()).R
             vectors.append(quantizer.codebook.weight.cpu().double() @ axes.T)
     return torch.stack(vectors).float()
-
-
-def _prepare(codec: DacModel) -> None:
-    """Makes a codec of the library quick and whole. Its weights stay as they are; twice is as good as once."""
-    for module in codec.modules():
-        if type(module) in QUICK:
-            module.__class__ = QUICK[type(module)]
-    for layer in codec.decoder.block:
-        # At an odd ratio DacModel's transposed convolution leaves out its last sample, and all audio would end early:
-        # by 8 samples at the ratios 2, 4, 5, 8 of descript/dac_24khz.
-        layer.conv_t1.output_padding = (layer.conv_t1.stride[0] % 2,)
 
 
 def _fill(whole: torch.Tensor, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -258,7 +297,7 @@ def _windows(
     """Cuts blocks (..., frame * frame_length) into pieces of `piece` frames, each with its margins.
 
     Yields:
-        a window and the first and behind-the-last frame of the piece in it. Windows are cut at the same places
+        a window, and the first frame of the piece in it and the one after its last. Windows are cut at the same places
         whatever the lengths of the blocks.
 
     >>> [(w.tolist(), first, last) for w, first, last in _windows([torch.arange(5), torch.arange(5, 7)], 1, 3, 1)]
@@ -308,68 +347,3 @@ def load_codec(name_or_path: str | os.PathLike, **hub_kwargs) -> DacModel:
             f"{min(info['mismatched_keys'])}; get it again"
         )
     return codec
-
-
-def codec_from_descript(weights_path: str | os.PathLike) -> DacModel:
-    """Reads a checkpoint of the original descript-audio-codec package into a `DacModel`.
-
-    Weight norm, `weight = g * v / |v|` with the norm over all axes but the first (Salimans and Kingma,
-    arXiv 1602.07868; `torch.nn.utils.weight_norm` with dim 0), is folded into plain weights.
-
-    Raises:
-        ValueError: the file is no such checkpoint, or describes a codec that `DacModel` cannot be.
-    """
-    checkpoint = torch.load(weights_path, map_location="cpu", weights_only=True)
-    if not isinstance(checkpoint, dict) or not {"state_dict", "metadata"} <= set(checkpoint):
-        raise ValueError(f"{weights_path} is no descript-audio-codec checkpoint; it lacks state_dict and metadata")
-    settings = checkpoint["metadata"]["kwargs"]
-    config = DacConfig(
-        encoder_hidden_size=settings["encoder_dim"],
-        downsampling_ratios=list(settings["encoder_rates"]),
-        decoder_hidden_size=settings["decoder_dim"],
-        n_codebooks=settings["n_codebooks"],
-        codebook_size=settings["codebook_size"],
-        codebook_dim=settings["codebook_dim"],
-        sampling_rate=settings["sample_rate"],
-    )
-    if settings["latent_dim"] not in (None, config.hidden_size):
-        raise ValueError(f"latent_dim is {settings['latent_dim']}; DacModel has only {config.hidden_size} here")
-    if list(settings["decoder_rates"]) != config.upsampling_ratios:
-        raise ValueError(
-            f"decoder_rates are {settings['decoder_rates']}; DacModel has only {config.upsampling_ratios}"
-        )
-    weights = {}
-    names = _descript_names(len(config.downsampling_ratios))
-    for key, value in checkpoint["state_dict"].items():
-        module, parameter = key.rsplit(".", 1)
-        if parameter == "weight_g":
-            direction = checkpoint["state_dict"][f"{module}.weight_v"]
-            value = value * direction / direction.norm(dim=(1, 2), keepdim=True)
-            parameter = "weight"
-        if parameter != "weight_v":
-            weights[f"{names.get(module, module)}.{parameter}"] = value
-    codec = DacModel(config)
-    codec.load_state_dict(weights)
-    return codec.eval()
-
-
-def _descript_names(depth: int) -> dict[str, str]:
-    """Our name of each module for its name there, of a codec with `depth` ratios; the quantizer's are the same.
-
-    >>> names = _descript_names(depth=4)
-    >>> names["encoder.block.1.block.0.block.3"], names["decoder.model.4.block.1"], names["decoder.model.6"]
-    ('encoder.block.0.res_unit1.conv2', 'decoder.block.3.conv_t1', 'decoder.conv2')
-    """
-    units = ("res_unit1", "res_unit2", "res_unit3")
-    sides = {"encoder.block": (*units, "snake1", "conv1"), "decoder.model": ("snake1", "conv_t1", *units)}
-    names = {}
-    for theirs, layers in sides.items():
-        ours = theirs.split(".")[0]
-        names |= {f"{theirs}.0": f"{ours}.conv1"}
-        names |= {f"{theirs}.{depth + 1}": f"{ours}.snake1", f"{theirs}.{depth + 2}": f"{ours}.conv2"}
-        for i, (j, layer) in itertools.product(range(depth), enumerate(layers)):
-            names[f"{theirs}.{i + 1}.block.{j}"] = f"{ours}.block.{i}.{layer}"
-            if layer in units:
-                for k, part in enumerate(("snake1", "conv1", "snake2", "conv2")):
-                    names[f"{theirs}.{i + 1}.block.{j}.block.{k}"] = f"{ours}.block.{i}.{layer}.{part}"
-    return names

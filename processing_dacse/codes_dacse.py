@@ -53,10 +53,11 @@ def ids_to_codes(ids: torch.Tensor, num_codebooks: int, codebook_size: int, firs
     tensor([[[0, 1],
              [2, 3]]])
     """
-    if ids.shape[1] % num_codebooks:
+    num_frames, rest = divmod(ids.shape[1], num_codebooks)
+    if rest:
         raise ValueError(f"{ids.shape[1]} tokens is not a multiple of {num_codebooks} codebooks; give whole frames")
     offsets = _codebook_offsets(num_codebooks, codebook_size, first_code_id, ids.device)
-    codes = ids.unflatten(1, (-1, num_codebooks)) - offsets
+    codes = ids.unflatten(1, (num_frames, num_codebooks)) - offsets
     outside = (codes < 0) | (codes >= codebook_size)
     if outside.any():
         row, frame, codebook = outside.nonzero()[0].tolist()

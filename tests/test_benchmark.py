@@ -16,14 +16,16 @@ import soundfile
 from typer.testing import CliRunner
 
 from dacse.cli import app
-from evaluation_dacse import systems, workers
-from evaluation_dacse.benchmark import audio_path, read_lines, run_benchmark, summarize, system_version
-from evaluation_dacse.metrics import OFFLINE_METRICS, load_metric
+from evaluation_dacse import benchmark, rivals, workers
+from evaluation_dacse.benchmark import audio_path, code_version, read_lines, run_benchmark, system_version
+from evaluation_dacse.metrics import METRICS, load_metric
+from evaluation_dacse.summary import summarize
 from evaluation_dacse.testsets import TestSet, open_test_set
 from tests.tiny_corpus import RATE, render_corpus, voice, write_corpus
 
 ROOT = Path(__file__).parents[1]
-METRICS = ["si_sdr", "mel_distance"]
+TWO_METRICS = ["si_sdr", "mel_distance"]
+OFFLINE = [name for name, about in METRICS.items() if not about.model]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def run(corpus, tmp_path_factory):
     """A finished run and the folder it stands in."""
     folder = tmp_path_factory.mktemp("run")
     test_set = render_corpus(corpus, folder / "test_set")
-    return folder, test_set, run_benchmark(test_set, ["noisy", "clean"], folder, METRICS)
+    return folder, test_set, run_benchmark(test_set, ["noisy", "clean"], folder, TWO_METRICS)
 
 
 def test_scores_are_what_the_metric_says_of_the_written_files(run):
@@ -64,7 +66,9 @@ def test_the_summary_is_the_table_condensed(run):
     assert difference["mean"] == pytest.approx((clean["mel_distance"] - noisy["mel_distance"]).mean())
     part = summary["systems"]["noisy"]["tasks"]["packet_loss"]["mel_distance"]
     assert part["mean"] == pytest.approx(noisy[noisy["task"] == "packet_loss"]["mel_distance"].mean())
-    assert summary["test_set"]["checksum"] == test_set.checksum
+    assert summary["test_set"]["checksum"] == test_set.checksum and summary["test_set"]["speakers"] == 0
+    assert summary["commits"] == [code_version()]
+    assert summary["metrics"]["si_sdr"]["sampling_rate"] == 44100 and summary["metrics"]["si_sdr"]["lowest"] == -60
     assert json.loads((folder / "summary.json").read_text()) == summary
 
 
@@ -72,11 +76,11 @@ def test_two_processes_and_another_order_give_the_same_numbers_by_every_metric(r
     _, test_set, _ = run
     shuffled = TestSet(test_set.name, list(test_set.clips)[::-1])
     alone, together = (
-        run_benchmark(clips, ["noisy"], tmp_path / str(processes), OFFLINE_METRICS, processes=processes)
+        run_benchmark(clips, ["noisy"], tmp_path / str(processes), OFFLINE, processes=processes)
         for processes, clips in ((1, test_set), (2, shuffled))
     )
     scores = together["systems"]["noisy"]["overall"]
-    assert len(scores) == 11 and all(scores[name]["count"] == 4 for name in ("dnsmos_ovrl", "plcmos", "lsd"))
+    assert len(scores) == 12 and all(scores[name]["count"] == 4 for name in ("dnsmos_ovrl", "plcmos", "lsd"))
     for name, expected in alone["systems"]["noisy"]["overall"].items():
         values = {key: value for key, value in scores[name].items() if key != "difference"}
         # the last digits of numpy's sums change with the address of what they sum over
@@ -153,7 +157,7 @@ def test_a_run_goes_on_where_it_was(run):
     )
     kept = {path: path.stat().st_mtime_ns for path in (folder / "audio").rglob("*.flac")}
     assert len(kept) == 8
-    assert run_benchmark(test_set, ["noisy", "clean"], folder, METRICS)["systems"] == summary["systems"]
+    assert run_benchmark(test_set, ["noisy", "clean"], folder, TWO_METRICS)["systems"] == summary["systems"]
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(read_lines(folder / "scores.jsonl")) == 16
 
@@ -162,7 +166,7 @@ def test_a_folder_of_another_run_is_refused(corpus, run, tmp_path):
     folder, _, _ = run
     other = render_corpus(corpus, tmp_path, seed=1)
     with pytest.raises(ValueError, match="give another folder"):
-        run_benchmark(other, ["noisy"], folder, METRICS)
+        run_benchmark(other, ["noisy"], folder, TWO_METRICS)
 
 
 def test_bounds_need_clean_recordings(tmp_path):
@@ -170,21 +174,58 @@ def test_bounds_need_clean_recordings(tmp_path):
     soundfile.write(tmp_path / "wild" / "a.wav", voice(0), RATE)
     test_set = open_test_set(str(tmp_path / "wild"), tmp_path)
     with pytest.raises(ValueError, match="codec cannot run on wild: it has no clean recordings"):
-        run_benchmark(test_set, ["noisy", "codec"], tmp_path / "run", METRICS)
+        run_benchmark(test_set, ["noisy", "codec"], tmp_path / "run", TWO_METRICS)
 
 
-def test_differences_are_paired_and_leave_out_clips_without_a_value():
-    rows = []
-    for system, values in {"noisy": [1.0, 5.0, np.nan], "ours": [2.0, 6.5, 9.0], "theirs": [2.0, 6.0, 8.0]}.items():
-        for number, value in enumerate(values):
-            rows.append({"system": system, "clip": f"c{number}", "task": "all", "score": value, "reasons": "{}"})
-            rows[-1].update(seconds=2.0, work_seconds=1.0, peak_memory_mb=number)
-    summary = summarize(pandas.DataFrame(rows), ["score"], against="theirs")
+def table_of(values: dict[str, list[float]], speakers: str) -> pandas.DataFrame:
+    """A run's table of clips: scores of each system, a clip after the other."""
+    return pandas.DataFrame(
+        {"system": system, "clip": f"c{number}", "task": "all", "speaker": speakers[number], "score": value}
+        | {"reasons": "{}", "seconds": 2.0, "work_seconds": 1.0, "peak_memory_mb": number}
+        for system, scores in values.items()
+        for number, value in enumerate(scores)
+    )
+
+
+def test_a_clip_without_a_value_from_one_system_is_left_out_for_all():
+    values = {"noisy": [1.0, 5.0, np.nan], "ours": [2.0, 6.5, 9.0], "theirs": [2.0, 6.0, 8.0]}
+    summary = summarize(table_of(values, "abc"), ["score"], against="theirs")
     ours = summary["ours"]["overall"]["score"]
+    assert (ours["mean"], ours["count"]) == (4.25, 2)
     assert ours["difference"]["noisy"]["mean"] == 1.25 and ours["difference"]["noisy"]["count"] == 2
-    assert ours["difference"]["theirs"]["mean"] == 0.5 and ours["difference"]["theirs"]["count"] == 3
+    assert ours["difference"]["theirs"]["mean"] == 0.25 and ours["difference"]["theirs"]["count"] == 2
     assert "noisy" not in summary["noisy"]["overall"]["score"]["difference"]
     assert (summary["ours"]["real_time_factor"], summary["ours"]["peak_memory_mb"]) == (0.5, 2.0)
+
+
+def test_clips_of_one_speaker_do_not_narrow_an_interval():
+    values = {"noisy": [1.0, 1.2, 3.0, 3.2, 5.0, 5.2], "ours": [2.0, 2.0, 4.5, 4.5, 8.0, 8.0]}
+    alone, together = (
+        summarize(table_of(values, speakers), ["score"])["ours"]["overall"]["score"]
+        for speakers in ("abcdef", "aabbcc")
+    )
+    assert together["mean"] == alone["mean"] and together["high"] > alone["high"]
+    assert together["difference"]["noisy"]["p"] > alone["difference"]["noisy"]["p"]
+
+
+def test_an_output_without_sound_is_said_and_gets_the_worst_values(corpus, tmp_path, monkeypatch):
+    def break_down(waveform, sampling_rate):
+        return np.full_like(waveform, np.nan) if waveform.std() > 0.1 else waveform[:0]
+
+    test_set = render_corpus(corpus, tmp_path / "test_set")
+    monkeypatch.setitem(
+        rivals.RIVALS, "breaks", rivals.Rival(lambda device: rivals.PerChannel(break_down, None), "pytest")
+    )
+    monkeypatch.setattr(benchmark, "run_in_workers", lambda processes, *work: workers.run_here(*work))
+    monkeypatch.setattr(workers, "loaded", {})
+    summary = run_benchmark(test_set, ["noisy", "breaks"], tmp_path / "run", TWO_METRICS)["systems"]
+    assert summary["breaks"]["overall"]["si_sdr"]["mean"] == -60
+    assert (
+        summary["breaks"]["overall"]["mel_distance"]["count"] == summary["noisy"]["overall"]["mel_distance"]["count"]
+    )
+    reasons = summary["breaks"]["unscorable"]
+    assert reasons["si_sdr: output silent: worst value"] == 4
+    assert reasons["system: returned NaN or infinite samples"] + reasons["system: returned no samples"] == 4
 
 
 def test_a_run_is_extended_by_a_system_and_nothing_else_is_computed(run):
@@ -192,11 +233,13 @@ def test_a_run_is_extended_by_a_system_and_nothing_else_is_computed(run):
     folder, test_set, summary = run
     system = f"folder:{test_set.clips[0].clean.parent}"
     before = {name: (folder / name).read_text() for name in ("timing.jsonl", "scores.jsonl")}
-    extended = run_benchmark(test_set, ["noisy", "clean", system], folder, METRICS)["systems"]
+    extended = run_benchmark(test_set, ["noisy", "clean", system], folder, TWO_METRICS)["systems"]
     for name, text in before.items():
         assert (folder / name).read_text().startswith(text)
         assert {row["system"] for row in read_lines(folder / name)[text.count("\n") :]} == {system}, name
-    assert {name: extended[name] for name in ("noisy", "clean")} == summary["systems"]
+    for name in ("noisy", "clean"):  # their differences are now corrected for one system more
+        scores = [parts[name]["overall"]["mel_distance"] for parts in (extended, summary["systems"])]
+        assert {**scores[0], "difference": None} == {**scores[1], "difference": None}
     found = extended[system]
     assert found["overall"]["mel_distance"]["mean"] == summary["systems"]["clean"]["overall"]["mel_distance"]["mean"]
     assert audio_path(folder, system, test_set.clips[0].name).exists()
@@ -219,7 +262,7 @@ def test_time_is_that_of_the_processor_and_on_an_accelerator_that_of_the_clock(r
         return waveform
 
     _, test_set, _ = run
-    monkeypatch.setitem(systems.SYSTEMS, "waits", (lambda device: systems.PerChannel(wait, None), ""))
+    monkeypatch.setitem(rivals.RIVALS, "waits", rivals.Rival(lambda device: rivals.PerChannel(wait, None)))
     monkeypatch.setattr(workers, "loaded", {})
     for device in ("cpu", "cuda"):
         workers.start_system("waits", device)
@@ -243,23 +286,3 @@ def test_the_command_evaluates_and_says_what_is_wrong(corpus, tmp_path):
     assert "checksum" in done.stderr and (tmp_path / "run" / "report.md").exists()
     wrong = CliRunner().invoke(app, ["evaluate", "-t", str(corpus), *options, "-s", "nosiy"])
     assert wrong.exit_code == 1 and "unknown system 'nosiy'" in wrong.stderr
-
-
-def test_the_robustness_example_makes_every_slice(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", speech=4, seconds=1.2)
-    rows = [row.split("\t") for row in (corpus / "MANIFEST.tsv").read_text().splitlines()]
-    languages = ["language", *("en" if number % 2 else "fr" for number in range(len(rows) - 1))]
-    rows = [[*row, language] for row, language in zip(rows, languages, strict=True)]
-    (corpus / "MANIFEST.tsv").write_text("\n".join("\t".join(row).replace("valid", "test") for row in rows) + "\n")
-    for path in list(corpus.rglob("*valid*")):
-        path.rename(path.with_name(path.name.replace("valid", "test")))
-    example = ROOT / "examples" / "evaluate_robustness.py"
-    options = ["-o", tmp_path / "run", "--systems", "noisy", "--clips", "1", "--metrics", "stoi"]
-    options += ["--music", corpus / "noise"]
-    command = [sys.executable, example, corpus, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    slices = {"english", "other_languages", "second_speaker", "music", "unseen_combination", "over_30_s"}
-    assert {line[3:].split(" (")[0] for line in done.stdout.splitlines() if "(1 clips)" in line} == slices
-    joined, rate = soundfile.read(tmp_path / "run" / "over_30_s" / "noisy.flac")
-    assert len(joined) == 35 * rate

@@ -22,8 +22,8 @@ from tests.loopback_hub import LoopbackHub
 from tests.test_card import write_run
 from tests.test_convert import save_released_layout
 from tests.tiny import tiny_model, tiny_pipeline
-from training_dacse.adapters import save_adapter
-from training_dacse.data import build_token_cache
+from training_dacse.lm.adapters import save_adapter
+from training_dacse.tokens.cache import build_token_cache
 
 ROOT = Path(__file__).parents[1]
 MODEL, ADAPTER = "user/dac-se1", "org/dac-se1-rain"
@@ -94,8 +94,8 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from typer.testing import CliRunner
 import dacse
 from dacse.cli import app
-from training_dacse.adapters import save_adapter
-from training_dacse.data import TokenCache
+from training_dacse.lm.adapters import save_adapter
+from training_dacse.tokens.cache import TokenCache
 from transformers import pipeline
 
 found = {"python": 0, "commands": []}

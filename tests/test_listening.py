@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from evaluation_dacse.listening import build_listening_test, low_anchor
+from evaluation_dacse.listening import ANCHOR_HZ, build_listening_test, low_pass
 from evaluation_dacse.ratings import analyse, ratings_table
+from evaluation_dacse.samples import write_samples
 from tests.tiny_corpus import voice
-from tests.tiny_run import write_run
+from tests.tiny_run import SCORES, write_run
 
 CHROMIUM = "/usr/bin/chromium"
 # what the assessor of the browser test thinks of each
-OPINION = {"reference": 100, "anchor": 20, "noisy": 40, "dacse": 70}
+OPINION = {"reference": 100, "low anchor": 20, "mid anchor": 60, "noisy": 40, "dacse": 70}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def read_key(run):
     return json.loads((run / "listening" / "key.json").read_text())
 
 
-def test_every_page_holds_reference_anchor_and_every_system_under_names_that_say_nothing(run):
+def test_every_page_holds_reference_anchors_and_every_system_under_names_that_say_nothing(run):
     page = build_listening_test(run, trials=3).read_text()
     key = read_key(run)
     assert [trial["clip"] for trial in key["trials"].values()] == ["clip-0", "clip-1", "clip-2"]
@@ -43,12 +44,20 @@ def test_every_page_holds_reference_anchor_and_every_system_under_names_that_say
     assert not any(word in page for word in ("dacse", "noisy", "anchor", "clip-0"))
 
 
-def test_the_anchor_keeps_what_is_below_3500_hz():
-    rate = 16000
-    waveform = voice(0, 1.0, rate) + 0.1 * np.sin(2 * np.pi * 5000 * np.arange(rate) / rate).astype(np.float32)
-    before, after = (np.abs(np.fft.rfft(x)) for x in (waveform, low_anchor(waveform, rate)))
-    assert after[4000:].max() < 1e-3 * before[4000:].max()  # bins of 1 Hz
-    np.testing.assert_allclose(after[100:3000], before[100:3000], rtol=0.03, atol=1)
+@pytest.mark.parametrize("cutoff", ANCHOR_HZ.values())
+def test_the_anchors_keep_what_the_standard_says(cutoff):
+    """Within 0.1 dB up to the cutoff; of 3.5 kHz, 25 dB less from 4 kHz and 50 dB from 4.5 kHz on."""
+    rate = 44100
+    click = np.zeros(rate, np.float32)
+    click[rate // 2] = 1.0
+    decibels = 20 * np.log10(np.abs(np.fft.rfft(low_pass(click, rate, cutoff))) + 1e-9)  # bins of 1 Hz
+    assert np.ptp(decibels[:cutoff]) < 0.21
+    assert decibels[cutoff * 8 // 7 :].max() < -25 and decibels[cutoff * 9 // 7 :].max() < -50
+
+
+def test_clips_too_narrow_for_an_anchor_are_refused():
+    with pytest.raises(ValueError, match="needs clips of 16 kHz or more"):
+        low_pass(voice(0), 8000, 7000)
 
 
 def test_a_run_without_reference_or_unfinished_is_refused(run, tmp_path):
@@ -73,18 +82,28 @@ def answer(run, assessor, opinion):
     return path
 
 
-def test_analysis_leaves_out_who_misses_the_hidden_reference(run):
+def test_analysis_leaves_out_who_misses_the_hidden_reference_or_takes_the_mid_anchor_for_it(run):
     build_listening_test(run)
-    files = [answer(run, "ana", OPINION), answer(run, "ben", {**OPINION, "dacse": 80})]
-    deaf = answer(run, "deaf", {"reference": 50, "anchor": 50, "noisy": 50, "dacse": 50})
-    result = analyse(run, [*files, deaf])
-    assert result["assessors"] == 2 and result["left_out"] == {"deaf": 1.0}
-    assert list(result["systems"]) == ["reference", "dacse", "noisy", "anchor"]
-    assert result["systems"]["dacse"]["mean"] == 75 and result["systems"]["dacse"]["count"] == 8
-    assert 70 <= result["systems"]["dacse"]["low"] < 75 < result["systems"]["dacse"]["high"] <= 80
-    assert "| dacse | 75.00 [" in ratings_table(result) and "1 left out" in ratings_table(result)
+    files = [answer(run, name, {**OPINION, "dacse": 70 + number}) for number, name in enumerate(("ana", "ben", "cem"))]
+    deaf = answer(run, "deaf", dict.fromkeys(OPINION, 50))
+    mild = answer(run, "mild", {**OPINION, "mid anchor": 95})
+    result = analyse(run, [*files, deaf, mild])
+    assert (result["assessors"], result["trials"]) == (3, 4)
+    assert result["left_out"] == {
+        "deaf": "rated the hidden reference below 90 in 100% of the trials",
+        "mild": "rated the mid-range anchor above 90 in 100% of the trials",
+    }
+    assert list(result["systems"]) == ["reference", "dacse", "mid anchor", "noisy", "low anchor"]
+    dacse = result["systems"]["dacse"]
+    # of three assessors who differ by 1 each: 71 -+ 4.30 * 1 / sqrt(3), whatever the number of trials
+    assert (dacse["mean"], dacse["count"]) == (71, 12) and dacse["high"] - 71 == pytest.approx(2.484, abs=1e-3)
+    assert dacse["difference"]["mean"] == 31 and dacse["difference"]["p"] < 0.01
+    assert "| 71.00 [68.52, 73.48]" in ratings_table(result) and "| **+31.00 [" in ratings_table(result)
+    assert "deaf is left out: rated the hidden reference" in ratings_table(result)
     with pytest.raises(ValueError, match="nobody is left"):
         analyse(run, [deaf])
+    with pytest.raises(ValueError, match="two results of 'ana'"):
+        analyse(run, [*files, files[0]])
 
 
 def test_answers_to_another_test_are_refused(run):
@@ -128,8 +147,8 @@ def test_a_browser_takes_the_test_by_keyboard_and_its_answers_are_analysed(run, 
     for number in (1, 2):
         page.get_by_role("heading", name=f"Page {number} of 2").wait_for()
         sliders = page.locator(".stimulus input")
-        assert sliders.count() == 4
-        names = [sliders.nth(place).get_attribute("data-stimulus") for place in range(4)]
+        assert sliders.count() == 5
+        names = [sliders.nth(place).get_attribute("data-stimulus") for place in range(5)]
         trial = next(content["stimuli"] for content in key.values() if set(content["stimuli"]) == set(names))
         page.keyboard.press("0")
         page.wait_for_function("players[0].currentTime > 0 && !players[0].paused")
@@ -152,3 +171,17 @@ def test_a_browser_takes_the_test_by_keyboard_and_its_answers_are_analysed(run, 
     result = analyse(run, [run / "ana.json"])
     assert result["assessors"] == 1 and result["left_out"] == {}
     assert {system: item["mean"] for system, item in result["systems"].items()} == OPINION
+
+
+def test_a_browser_plays_one_of_the_samples_at_a_time(run, browser):
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(request.url))
+    page.goto(write_samples(run / "page", [run], "Samples", clips=1).as_uri())
+    assert page.locator("audio").count() == len(SCORES)
+    for number in range(len(SCORES)):
+        page.evaluate(f"players[{number}].loop = true; players[{number}].play()")
+        alone = f"players.filter((p) => !p.paused).length === 1 && !players[{number}].paused"
+        page.wait_for_function(f"{alone} && players[{number}].currentTime > 0")
+    assert problems == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation_dacse.metrics import METRICS, MODEL_METRICS, OFFLINE_METRICS, load_metric, metric_class, metric_path
+from evaluation_dacse.metrics import METRICS, is_at_hand, load_metric, metric_path, metrics_at_hand
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -26,7 +26,8 @@ def spoilt_clips():
 
 CLEAN, SPOILT, RATE = spoilt_clips()
 VALUES = json.loads((GOLDENS / "metric_values.json").read_text())
-metric = pytest.fixture(scope="module", params=OFFLINE_METRICS)(lambda request: load_metric(request.param))
+OFFLINE = [name for name, about in METRICS.items() if not about.model]
+metric = pytest.fixture(scope="module", params=OFFLINE)(lambda request: load_metric(request.param))
 
 
 def clip(array, rate=RATE):
@@ -34,9 +35,22 @@ def clip(array, rate=RATE):
 
 
 def test_every_metric_file_is_listed():
-    files = {path.stem for path in Path(metric_path("")).parent.glob("*.py")} - {"__init__", "waveform_metric"}
-    assert files == set(METRICS)
-    assert len(METRICS) == 10 and set(OFFLINE_METRICS) | set(MODEL_METRICS) == set(METRICS)
+    files = {path.stem for path in Path(metric_path("")).parent.glob("*.py")}
+    assert files - {"__init__", "table", "waveform_metric", "onnx_model"} == set(METRICS)
+    assert len(METRICS) == 13 and len(OFFLINE) == 8
+    for about in METRICS.values():
+        assert all(-math.inf < scale.lowest < scale.highest < math.inf for scale in about.scales.values())
+
+
+def test_metrics_at_hand_are_those_without_a_model_or_with_one_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert metrics_at_hand() == OFFLINE
+    folder = tmp_path / "models--openai--whisper-large-v3"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / "config.json").touch()
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    assert is_at_hand("word_error_rate") and metrics_at_hand() == [*OFFLINE, "word_error_rate"]
 
 
 def test_values_agree_with_the_original_implementations(metric):
@@ -51,32 +65,72 @@ def test_values_agree_with_the_original_implementations(metric):
 def test_scales_tell_the_better_of_two(metric):
     """The clean recording, or the least spoilt one, is on the better side of each scale."""
     better = metric.measure(clip(CLEAN + 1e-4 * SPOILT["noise"][::-1]), clip(CLEAN))[0]
-    spoilt = SPOILT["loss" if "plcmos" in metric.scales else "noise"]
+    spoilt = SPOILT["loss" if "plcmos" in metric.about.scales else "noise"]
     worse = metric.measure(clip(spoilt), clip(CLEAN))[0]
-    for name, scale in metric.scales.items():
+    for name, scale in metric.about.scales.items():
         assert (better[name] > worse[name]) == scale.higher_is_better, name
         for value in (better[name], worse[name]):
             assert scale.lowest <= value <= scale.highest, name
 
 
-def test_silence_and_short_clips_are_nan_with_a_reason(metric):
-    silent, short = np.zeros(RATE, np.float32), CLEAN[:100]
-    for prediction in (silent, short):
-        values, reason = metric.measure(clip(prediction), clip(CLEAN[: len(prediction)]))
+def worst(metric) -> dict:
+    return {name: scale.worst for name, scale in metric.about.scales.items()}
+
+
+def test_a_silent_output_gets_the_worst_value(metric):
+    faint = 1e-4 * np.random.default_rng(0).standard_normal(len(CLEAN)).astype(np.float32)
+    for output in (np.zeros_like(CLEAN), 1e-5 * CLEAN, faint * np.abs(CLEAN).std()):
+        values, reason = metric.measure(clip(output), clip(CLEAN))
+        assert values == worst(metric) and reason == "output silent: worst value"
+
+
+def test_a_silent_or_short_reference_leaves_the_clip_out(metric):
+    short = CLEAN[20000:20100]
+    for output, reference in ((CLEAN, np.zeros_like(CLEAN)), (short, short), (np.zeros_like(short), short)):
+        values, reason = metric.measure(clip(output), clip(reference))
         assert all(math.isnan(value) for value in values.values())
-        assert reason.startswith(("silent prediction", "prediction shorter than"))
+        assert reason.startswith(("reference silent", "reference shorter than")) and reason.endswith(": left out")
 
 
-def test_stoi_of_too_little_speech_is_nan():
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 96000])
+def test_clips_of_any_rate_are_scored(metric, rate):
+    array = np.tile(CLEAN, 2)[: 2 * rate]
+    values, reason = metric.measure(clip(array, rate), clip(array, rate))
+    assert reason is None and all(math.isfinite(value) for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["dnsmos", "plcmos"])
+def test_a_short_clip_without_a_reference_is_left_out_and_a_silent_one_is_not(name):
+    metric = load_metric(name)
+    assert math.isnan(metric.measure(clip(CLEAN[:1000]))[0][next(iter(metric.about.scales))])
+    assert metric.measure(clip(np.zeros_like(CLEAN)))[0] == worst(metric)
+
+
+def test_speech_too_short_for_stoi_is_the_references_fault_alone():
+    """Also beside a system whose output has plenty."""
     nearly_silent = CLEAN[:RATE].copy()
     nearly_silent[RATE // 10 :] *= 1e-4
-    values, reason = load_metric("stoi").measure(clip(nearly_silent), clip(nearly_silent))
-    assert math.isnan(values["stoi"]) and reason == "less than 0.4 s of speech"
+    for output in (nearly_silent, CLEAN[:RATE]):
+        values, reason = load_metric("stoi").measure(clip(output), clip(nearly_silent))
+        assert math.isnan(values["stoi"]) and reason == "reference with less than 0.4 s of speech: left out"
 
 
-def test_perfect_si_sdr_is_not_a_number_but_a_reason():
-    values, reason = load_metric("si_sdr").measure(clip(0.5 * CLEAN), clip(CLEAN))
-    assert math.isnan(values["si_sdr"]) and reason == "prediction is the reference: no distortion to compare with"
+def test_a_reference_in_which_pesq_finds_no_speech_leaves_the_clip_out():
+    burst = np.zeros_like(CLEAN)
+    burst[1000:2000] = 0.5 * np.random.default_rng(0).standard_normal(1000)
+    metric = load_metric("pesq")
+    assert metric.measure(clip(CLEAN), clip(burst))[1] == "reference without speech: left out"
+    assert metric.measure(clip(burst), clip(CLEAN))[0]["pesq"] < 1.1
+
+
+def test_si_sdr_ends_at_60_db():
+    metric = load_metric("si_sdr")
+    assert metric.measure(clip(0.5 * CLEAN), clip(CLEAN))[0]["si_sdr"] == 60
+    even, odd = (np.where(np.arange(1000) % 2 == part, 0.1, 0.0).astype(np.float32) for part in (0, 1))
+    assert metric.measure(clip(even - 0.05), clip(0.05 - odd))[0]["si_sdr"] == 60
+    assert (
+        metric.measure(clip(np.tile([0.1, 0.1, -0.1, -0.1], 250)), clip(np.tile([0.1, -0.1], 500)))[0]["si_sdr"] == -60
+    )
 
 
 def test_clips_of_different_length_or_shape_are_an_error():
@@ -87,9 +141,11 @@ def test_clips_of_different_length_or_shape_are_an_error():
         metric.measure(clip(CLEAN[None]), clip(CLEAN))
 
 
-def test_unknown_metric_is_named():
+def test_an_unknown_metric_or_a_model_too_many_is_named():
     with pytest.raises(ValueError, match="unknown metric 'pesk'; known are dnsmos"):
-        metric_class("pesk")
+        load_metric("pesk")
+    with pytest.raises(ValueError, match="pesq listens with no model"):
+        load_metric("pesq:openai/whisper-tiny")
 
 
 @pytest.fixture(scope="module")
@@ -104,25 +160,25 @@ def test_evaluate_loads_and_combines_the_modules(modules):
     combined = evaluate.combine(modules)
     predictions = [clip(array) for array in SPOILT.values()] + [clip(np.zeros_like(CLEAN))]
     result = combined.compute(predictions=predictions, references=[clip(CLEAN)] * 4)
-    assert result["pesq_unscorable"] == {"silent prediction": 1}
-    for score in ("pesq", "stoi", "estoi", "si_sdr", "mel_distance"):
-        expected = [VALUES[name][score] for name in SPOILT]
+    assert result["pesq_unscorable"] == {"output silent: worst value": 1}
+    for score, worst_value in {"pesq": 1.0, "stoi": 0, "estoi": 0, "si_sdr": -60, "mel_distance": 24}.items():
+        expected = [*(VALUES[name][score] for name in SPOILT), worst_value]
         assert result[score] == pytest.approx(np.mean(expected), abs=1e-4)
-        assert result[f"{score}_per_clip"][:3] == pytest.approx(expected, abs=1e-4)
+        assert result[f"{score}_per_clip"] == pytest.approx(expected, abs=1e-4)
 
 
 def check_order_and_batches(metric):
     """Clips together, and one by one the other way round; with the tolerance of numpy's sums, see below."""
 
     def columns(clips):
-        references = {"references": [clip(CLEAN)] * len(clips)} if metric.uses_reference else {}
+        references = {"references": [clip(CLEAN)] * len(clips)} if metric.about.uses_reference else {}
         return {"predictions": clips, **references}
 
     together = metric.compute(**columns([clip(array) for array in SPOILT.values()]))
     for array in reversed(SPOILT.values()):
         metric.add_batch(**columns([clip(array)]))
     one_by_one = metric.compute()
-    for score in metric.scales:
+    for score in metric.about.scales:
         # the last digits of numpy's sums change with the address of what they sum over
         found, expected = one_by_one[f"{score}_per_clip"], together[f"{score}_per_clip"][::-1]
         assert len(found) == 3 and found == pytest.approx(expected, rel=1e-9), score
@@ -156,6 +212,27 @@ def test_random_raters_of_plcmos_do_not_depend_on_what_came_before():
     np.random.seed(5)
     metric.measure(clip(SPOILT["loss"]))
     assert metric.measure(clip(SPOILT["noise"])) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"), [("utmos", {"wave": (1, 16000)}), ("nisqa", {"segments": (1, 22, 1, 48, 15)})]
+)
+def test_networks_in_onnx_files_are_given_what_they_take(name, inputs, monkeypatch):
+    """The published networks cannot be had here: one in their place says what came."""
+    seen = {}
+
+    class Session:
+        def __init__(self, path, options):
+            assert path == "network.onnx"
+
+        def run(self, outputs, given):
+            seen.update({key: value.shape for key, value in given.items()})
+            assert all(value.dtype == np.float32 for value in given.values())
+            return [np.array([[3.5, 1.0, 1.0]], np.float32)]
+
+    monkeypatch.setattr("evaluation_dacse.metrics.onnx_model.onnxruntime.InferenceSession", Session)
+    values, reason = load_metric(f"{name}:network.onnx").measure(clip(CLEAN[:RATE]))
+    assert (values, reason, seen) == ({name: 3.5}, None, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +302,8 @@ def test_speaker_similarity_is_a_cosine(listeners):
 @pytest.mark.parametrize("spec", ["speech_bert_score:encoder", "speaker_similarity:speaker", "word_error_rate:words"])
 def test_order_and_batches_change_nothing_for_metrics_that_listen_with_a_model(spec, listeners, monkeypatch):
     name, model = spec.split(":")
-    metric = metric_class(name)(model=str(listeners / model), **({"layer": 1} if model == "encoder" else {}))
+    metric = load_metric(f"{name}:{listeners / model}")
+    metric.layer = 1
     if name == "word_error_rate":  # an untrained recogniser hears no words
         monkeypatch.setattr(metric, "transcribe", lambda x: "the cat " * (1 + int(20 * np.abs(x).max())))
     check_order_and_batches(metric)
@@ -234,11 +312,12 @@ def test_order_and_batches_change_nothing_for_metrics_that_listen_with_a_model(s
 def test_word_error_rate_takes_texts_and_recordings(listeners, monkeypatch):
     metric = evaluate.load(metric_path("word_error_rate"), model=str(listeners / "words"))
     assert isinstance(metric.transcribe(CLEAN[:16000]), str)
-    heard = {"clean": "The cat, sat.", "noise": "the bat sat down"}
+    heard = {"clean": "the cat sat", "noise": "the bat sat down"}
     monkeypatch.setattr(metric, "transcribe", lambda x: heard["clean" if np.abs(x).max() < 0.5 else "noise"])
     quiet, loud = clip(0.4 * CLEAN / np.abs(CLEAN).max()), clip(CLEAN / np.abs(CLEAN).max())
     texts = metric.compute(predictions=[quiet, loud], references=["the cat sat", "the cat sat"])
     assert texts["wer_per_clip"] == pytest.approx([0, 2 / 3])
     sounds = metric.compute(predictions=[quiet, loud], references=[quiet, quiet])
     assert sounds["wer_per_clip"] == texts["wer_per_clip"]
-    assert metric.measure(quiet, " ... ")[1] == "no words in the reference"
+    assert metric.measure(quiet, " ... ")[1] == "reference without words: left out"
+    assert metric.measure(clip(np.zeros_like(CLEAN)), "the cat")[0] == {"wer": 1}

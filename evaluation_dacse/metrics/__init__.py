@@ -3,20 +3,7 @@
 import importlib
 from pathlib import Path
 
-METRICS = {
-    "dnsmos": "Dnsmos",
-    "plcmos": "Plcmos",
-    "pesq": "Pesq",
-    "stoi": "Stoi",
-    "si_sdr": "SiSdr",
-    "log_spectral_distance": "LogSpectralDistance",
-    "mel_distance": "MelDistance",
-    "speech_bert_score": "SpeechBertScore",
-    "word_error_rate": "WordErrorRate",
-    "speaker_similarity": "SpeakerSimilarity",
-}
-OFFLINE_METRICS = list(METRICS)[:7]  # what they need comes with their packages
-MODEL_METRICS = list(METRICS)[7:]  # each listens with a model of transformers
+from .table import METRICS
 
 
 def metric_path(name: str) -> str:
@@ -24,16 +11,21 @@ def metric_path(name: str) -> str:
     return str(Path(__file__).parent / f"{name}.py")
 
 
-def metric_class(spec: str) -> type:
-    """The class of a metric, see `load_metric`."""
-    name = spec.partition(":")[0]
+def split_metric(spec: str) -> tuple[str, str | None]:
+    """Name of a metric, and the model it is to listen with, if one is named.
+
+    >>> split_metric("word_error_rate:openai/whisper-tiny"), split_metric("pesq")
+    (('word_error_rate', 'openai/whisper-tiny'), ('pesq', None))
+
+    Raises:
+        ValueError: unknown name, or a model for a metric that needs none.
+    """
+    name, _, model = spec.partition(":")
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}; known are {', '.join(METRICS)}")
-    try:
-        module = importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"metric {name!r} needs the package {error.name!r}: pip install 'dacse[eval]'") from error
-    return getattr(module, METRICS[name])
+    if model and not METRICS[name].model:
+        raise ValueError(f"metric {spec!r}: {name} listens with no model; give {name} alone")
+    return name, model or None
 
 
 def load_metric(spec: str, device: str = "cpu"):
@@ -43,6 +35,23 @@ def load_metric(spec: str, device: str = "cpu"):
         ValueError: unknown name.
         ImportError: a package the metric needs is missing; the message says how to install it.
     """
-    name, _, model = spec.partition(":")
-    options = {"device": device} if name in MODEL_METRICS else {}
-    return metric_class(name)(**options, **({"model": model} if model else {}))
+    name, model = split_metric(spec)
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"metric {name!r} needs the package {error.name!r}: pip install 'dacse[eval]'") from error
+    options = {"device": device} if METRICS[name].model else {}
+    return getattr(module, METRICS[name].class_name)(**options, **({"model": model} if model else {}))
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether a metric needs no model, or its model lies in this machine's cache of the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    metric = METRICS[name]
+    return metric.model is None or isinstance(try_to_load_from_cache(metric.model, metric.model_file), str)
+
+
+def metrics_at_hand() -> list[str]:
+    """The metrics that this machine can compute as it is."""
+    return [name for name in METRICS if is_at_hand(name)]

@@ -3,19 +3,18 @@
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from speechmos import dnsmos
 
-from .waveform_metric import Scale, WaveformMetric
+from .onnx_model import OnnxModel
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 
 class RecurringWindows:
     """A session that answers each window of a clip once: a short clip is repeated, and its windows recur."""
 
     def __init__(self, model: str):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # processes share the work; threads would only fight over the cores
-        self.session = onnxruntime.InferenceSession(model, options)
+        self.session = OnnxModel(model).session
         self.answers = {}
 
     def run(self, outputs: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -34,15 +33,7 @@ class Dnsmos(WaveformMetric):
     in the original. Samples beyond full scale are cut off, as they are at playback.
     """
 
-    sampling_rate = dnsmos.SR
-    min_seconds = 0.25
-    uses_reference = False
-    scales = {
-        "dnsmos_ovrl": Scale("DNSMOS OVRL", 1, 5, True),
-        "dnsmos_sig": Scale("DNSMOS SIG", 1, 5, True),
-        "dnsmos_bak": Scale("DNSMOS BAK", 1, 5, True),
-        "dnsmos_p808": Scale("DNSMOS P.808", 1, 5, True),
-    }
+    about = METRICS["dnsmos"]
     cite = """\
 @inproceedings{reddy2022dnsmos,
   title={{DNSMOS P.835}: A non-intrusive perceptual objective speech quality metric to evaluate noise suppressors},
@@ -61,5 +52,5 @@ class Dnsmos(WaveformMetric):
     def score(self, prediction: np.ndarray, reference: None = None) -> dict[str, float]:
         for session in (self.network.onnx_sess, self.network.p808_onnx_sess):
             session.answers.clear()
-        scores = self.network(np.clip(prediction, -1, 1), self.sampling_rate, is_personalized_MOS=False)
+        scores = self.network(np.clip(prediction, -1, 1), self.about.sampling_rate, is_personalized_MOS=False)
         return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak", "p808")}

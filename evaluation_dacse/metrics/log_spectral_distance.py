@@ -3,7 +3,8 @@
 import librosa
 import numpy as np
 
-from .waveform_metric import Scale, WaveformMetric
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 FFT_SIZE = 2048
 HOP_LENGTH = 512
@@ -22,9 +23,7 @@ class LogSpectralDistance(WaveformMetric):
     Full band at 44.1 kHz, in log10 of power (a Bel) as in the bandwidth extension papers; times 10 it is in dB.
     """
 
-    sampling_rate = 44100
-    min_seconds = FFT_SIZE / sampling_rate
-    scales = {"lsd": Scale("LSD", 0, np.inf, False)}
+    about = METRICS["log_spectral_distance"]
     cite = """\
 @inproceedings{liu2022nvsr,
   title={Neural vocoder is all you need for speech super-resolution},

@@ -3,7 +3,8 @@
 import librosa
 import numpy as np
 
-from .waveform_metric import Scale, WaveformMetric
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 RESOLUTIONS = ((2048, 150), (512, 80))  # (window length, mel bands)
 AMPLITUDE_FLOOR = 1e-5
@@ -21,9 +22,7 @@ class MelDistance(WaveformMetric):
     Summed over two resolutions at 44.1 kHz, with the settings of the DAC codec's evaluation.
     """
 
-    sampling_rate = 44100
-    min_seconds = RESOLUTIONS[0][0] / sampling_rate
-    scales = {"mel_distance": Scale("Mel distance", 0, np.inf, False)}
+    about = METRICS["mel_distance"]
     cite = """\
 @inproceedings{kumar2023dac,
   title={High-fidelity audio compression with improved {RVQGAN}},
@@ -35,7 +34,7 @@ class MelDistance(WaveformMetric):
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         distance = 0.0
         for window, bands in RESOLUTIONS:
-            x, y = (mel_spectrogram(clip, self.sampling_rate, window, bands) for clip in (prediction, reference))
+            x, y = (mel_spectrogram(clip, self.about.sampling_rate, window, bands) for clip in (prediction, reference))
             distance += np.abs(x - y).mean()
             log_x, log_y = (2 * np.log10(np.maximum(mel, AMPLITUDE_FLOOR)) for mel in (x, y))
             distance += np.abs(log_x - log_y).mean()

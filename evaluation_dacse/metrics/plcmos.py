@@ -1,10 +1,11 @@
 """PLCMOS v2, without a reference. The network comes with `speechmos`, so nothing is downloaded."""
 
 import numpy as np
-import onnxruntime
 from speechmos import plcmos
 
-from .waveform_metric import Scale, WaveformMetric
+from .onnx_model import OnnxModel
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 
 class Plcmos(WaveformMetric):
@@ -16,10 +17,7 @@ class Plcmos(WaveformMetric):
     off, as they are at playback.
     """
 
-    sampling_rate = plcmos.SR
-    min_seconds = 0.25
-    uses_reference = False
-    scales = {"plcmos": Scale("PLCMOS", 1, 5, True)}
+    about = METRICS["plcmos"]
     cite = """\
 @inproceedings{diener2023plcmos,
   title={{PLCMOS} - a data-driven non-intrusive metric for the evaluation of packet loss concealment algorithms},
@@ -31,16 +29,11 @@ class Plcmos(WaveformMetric):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.network = plcmos.PLCMOS()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # processes share the work; threads would only fight over the cores
-        self.session = onnxruntime.InferenceSession(self.network.model_path, options)
+        self.rate = OnnxModel(self.network.model_path)
         raters = np.random.RandomState(0).normal(size=(self.network.embed_rounds, 1, 64))
         self.raters = raters.astype(np.float32)
 
     def score(self, prediction: np.ndarray, reference: None = None) -> dict[str, float]:
         features = self.network.stft_transform(np.clip(prediction, -1, 1)).astype(np.float32)[None, None]
-        ratings = [
-            self.session.run(None, {"degraded_audio": features, "rater_embed": rater})[0].item()
-            for rater in self.raters
-        ]
+        ratings = [self.rate(degraded_audio=features, rater_embed=rater).item() for rater in self.raters]
         return {"plcmos": float(np.mean(ratings))}

@@ -2,24 +2,26 @@
 
 import numpy as np
 
-from .waveform_metric import Scale, Unscorable, WaveformMetric
+from .table import METRICS
+from .waveform_metric import Unscorable, WaveformMetric
 
 
 def si_sdr(prediction: np.ndarray, reference: np.ndarray) -> float:
     """10 log10 of the power of the scaled reference over that of the rest, in dB, both without their mean.
+
+    Infinite where either is nothing.
 
     >>> round(si_sdr(np.array([2.0, -2.0, 0.2, -0.2]), np.array([1.0, -1.0, 0.0, 0.0])), 6)
     20.0
     """
     prediction = prediction.astype(np.float64) - prediction.mean(dtype=np.float64)
     reference = reference.astype(np.float64) - reference.mean(dtype=np.float64)
+    if not reference.any() or not prediction.any():
+        raise Unscorable("constant")
     target = (prediction @ reference) / (reference @ reference) * reference
     rest = prediction - target
-    if not rest @ rest > np.finfo(np.float32).eps ** 2 * (target @ target):
-        raise Unscorable("prediction is the reference: no distortion to compare with")
-    if target @ target == 0:
-        raise Unscorable("nothing of the reference in the prediction")
-    return float(10 * np.log10((target @ target) / (rest @ rest)))
+    with np.errstate(divide="ignore"):  # the prediction is the reference, or has nothing of it
+        return float(10 * np.log10(target @ target / (rest @ rest)))
 
 
 class SiSdr(WaveformMetric):
@@ -28,9 +30,7 @@ class SiSdr(WaveformMetric):
     It compares waveforms sample by sample: what a generative system renders anew, however clean, scores low.
     """
 
-    sampling_rate = 44100
-    min_seconds = 0.01
-    scales = {"si_sdr": Scale("SI-SDR (dB)", -np.inf, np.inf, True)}
+    about = METRICS["si_sdr"]
     cite = """\
 @inproceedings{leroux2019sdr,
   title={{SDR} - half-baked or well done?},

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-from .waveform_metric import Scale, WaveformMetric
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 
 class SpeakerSimilarity(WaveformMetric):
@@ -15,10 +16,7 @@ class SpeakerSimilarity(WaveformMetric):
         device: where it runs.
     """
 
-    sampling_rate = 16000
-    min_seconds = 0.5
-    same_length = False
-    scales = {"speaker_similarity": Scale("Speaker similarity", -1, 1, True)}
+    about = METRICS["speaker_similarity"]
     cite = """\
 @article{chen2022wavlm,
   title={{WavLM}: Large-scale self-supervised pre-training for full stack speech processing},
@@ -27,7 +25,7 @@ class SpeakerSimilarity(WaveformMetric):
   year={2022}
 }"""
 
-    def __init__(self, model: str = "microsoft/wavlm-base-plus-sv", device: str = "cpu", **kwargs):
+    def __init__(self, model: str = about.model, device: str = "cpu", **kwargs):
         super().__init__(**kwargs)
         self.extractor = AutoFeatureExtractor.from_pretrained(model)
         self.encoder = AutoModelForAudioXVector.from_pretrained(model).eval().to(device)
@@ -35,10 +33,8 @@ class SpeakerSimilarity(WaveformMetric):
     @torch.inference_mode()
     def embedding(self, waveform: np.ndarray) -> torch.Tensor:
         """The speaker's embedding (feature,)."""
-        inputs = self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt").to(
-            self.encoder.device
-        )
-        return self.encoder(**inputs).embeddings[0]
+        inputs = self.extractor(waveform, sampling_rate=self.about.sampling_rate, return_tensors="pt")
+        return self.encoder(**inputs.to(self.encoder.device)).embeddings[0]
 
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         pair = self.embedding(prediction), self.embedding(reference)

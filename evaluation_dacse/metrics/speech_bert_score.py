@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
-from .waveform_metric import Scale, WaveformMetric
+from .table import METRICS
+from .waveform_metric import WaveformMetric
 
 
 def bert_score_precision(prediction: torch.Tensor, reference: torch.Tensor) -> float:
@@ -26,10 +27,7 @@ class SpeechBertScore(WaveformMetric):
         device: where the encoder runs.
     """
 
-    sampling_rate = 16000
-    min_seconds = 0.1
-    same_length = False
-    scales = {"speech_bert_score": Scale("SpeechBERTScore", -1, 1, True)}
+    about = METRICS["speech_bert_score"]
     cite = """\
 @inproceedings{saeki2024speechbertscore,
   title={{SpeechBERTScore}: Reference-aware automatic evaluation of speech generation leveraging {NLP} metrics},
@@ -38,7 +36,7 @@ class SpeechBertScore(WaveformMetric):
   year={2024}
 }"""
 
-    def __init__(self, model: str = "microsoft/wavlm-large", layer: int = 14, device: str = "cpu", **kwargs):
+    def __init__(self, model: str = about.model, layer: int = 14, device: str = "cpu", **kwargs):
         super().__init__(**kwargs)
         self.extractor = AutoFeatureExtractor.from_pretrained(model)
         self.encoder = AutoModel.from_pretrained(model).eval().to(device)
@@ -47,10 +45,9 @@ class SpeechBertScore(WaveformMetric):
     @torch.inference_mode()
     def hidden_states(self, waveform: np.ndarray) -> torch.Tensor:
         """Hidden states (frame, feature)."""
-        inputs = self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt").to(
-            self.encoder.device
-        )
-        return self.encoder(**inputs, output_hidden_states=True).hidden_states[self.layer][0]
+        inputs = self.extractor(waveform, sampling_rate=self.about.sampling_rate, return_tensors="pt")
+        states = self.encoder(**inputs.to(self.encoder.device), output_hidden_states=True).hidden_states
+        return states[self.layer][0]
 
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:
         return {

@@ -5,18 +5,17 @@ import warnings
 import numpy as np
 from pystoi import stoi
 
-from .waveform_metric import Scale, Unscorable, WaveformMetric
+from .table import METRICS
+from .waveform_metric import Unscorable, WaveformMetric
 
 
 class Stoi(WaveformMetric):
-    """STOI and ESTOI: intelligibility against the clean reference, 0 to 1 (values a little below 0 occur).
+    """STOI and ESTOI: intelligibility against the clean reference, 0 to 1.
 
     Clips go to pystoi at 16 kHz, as in most published figures; pystoi itself brings them to 10 kHz.
     """
 
-    sampling_rate = 16000
-    min_seconds = 0.4  # 30 frames of 25.6 ms, half overlapping
-    scales = {"stoi": Scale("STOI", 0, 1, True), "estoi": Scale("ESTOI", 0, 1, True)}
+    about = METRICS["stoi"]
     cite = """\
 @article{taal2011stoi,
   title={An algorithm for intelligibility prediction of time-frequency weighted noisy speech},
@@ -36,8 +35,8 @@ class Stoi(WaveformMetric):
             # pystoi warns and returns 1e-5 when too little speech is left between the silences
             warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
             try:
-                plain = stoi(reference, prediction, self.sampling_rate)
-                extended = stoi(reference, prediction, self.sampling_rate, extended=True)
+                plain = stoi(reference, prediction, self.about.sampling_rate)
+                extended = stoi(reference, prediction, self.about.sampling_rate, extended=True)
             except RuntimeWarning:
-                raise Unscorable(f"less than {self.min_seconds} s of speech") from None
+                raise Unscorable(f"with less than {self.about.min_seconds} s of speech") from None
         return {"stoi": float(plain), "estoi": float(extended)}

@@ -17,18 +17,9 @@ from pathlib import Path
 
 from bars import evaluate
 from card import write_card
+from lm import build_tokens, train_adapters, train_stage1, train_stage2, train_subsampled
 from settings import HERE, Run, add_run_options, read_run, without_budgets
-from stages import (
-    build_tokens,
-    decode,
-    package,
-    refine_decoder,
-    train_adapters,
-    train_codec,
-    train_stage1,
-    train_stage2,
-    train_subsampled,
-)
+from stages import decode, package, refine_decoder, train_codec
 
 STAGES = {
     "corpus": decode,

@@ -20,7 +20,7 @@ from hub_upload.facts import Goal
 from hub_upload.stage import open_checkpoint
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse.audio_dacse import load_audio, resample
-from training_dacse.sources import find_clips
+from training_dacse.clips.sources import find_clips
 
 RATE = 44100
 NOTHING = 1e-3  # RMS below which nothing is heard: -60 dB

@@ -4,8 +4,8 @@ import json
 import shutil
 from dataclasses import replace
 
+from lm import NAME
 from settings import HERE, Run
-from stages import NAME
 
 from hub_upload.card import model_card
 from hub_upload.facts import Evaluation, Facts, Goal

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 from processing_dacse.audio_dacse import load_audio, resample
-from training_dacse.sources import manifest_of, read_manifest
+from training_dacse.clips.sources import manifest_of, read_manifest
 
 WHERE = "split != 'test'"
 

@@ -2,22 +2,21 @@
 
 import argparse
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
 from transformers import DacConfig
 
-from training_dacse.arguments import DataArguments
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-FILES = ("codec", "stage1", "adapters")  # of a folder of settings
+FILES = ("codec", "tokens", "stage1", "adapters")  # of a folder of settings
 # files it may have, and what is read where it has none
 OPTIONAL = {"decoder": None, "subsampled": None, "stage2": None, "evaluate": HERE / "evaluate.yaml"}
+SHARED = ("model", "model_overrides", "start_as_quantizer", "window_shards", "fresh_shards")  # of a new model's stages
 BUDGETS = ("codec", "decoder", "subsampled", "stage1", "stage2", "adapters")
-OWN = ("window_seconds", "adapters")  # settings that are no options of the training scripts
+OWN = ("policy", "adapters")  # settings that are no options of the training scripts
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,9 @@ class Run:
     def made_with(self, stage: str) -> dict:
         """The settings that a stage depends on; clips and model are those of stage 1 in the two before it as well."""
         settings, first = self.settings.get(stage, {}), self.settings["stage1"]
-        if stage not in ("tokens", "subsampled"):
+        if stage != "subsampled":
             return settings
-        shared = {*DataArguments.__dataclass_fields__, "window_seconds"}
-        return settings | {"stage1": {name: value for name, value in first.items() if name in shared}}
+        return settings | {"stage1": {name: first[name] for name in SHARED if name in first}}
 
     def with_settings(self, stage: str, **changes) -> "Run":
         """This run with some settings of a stage changed."""
@@ -84,24 +82,29 @@ class Run:
             return self.with_settings("codec", training=self.settings["codec"]["training"] | {"max_seconds": seconds})
         return self.with_settings(stage, max_seconds=seconds)
 
-    def options(self, stage: str) -> dict:
-        """Options of the training scripts for a stage of the language model; all stages share stage 1's clips."""
+    @property
+    def window_frames(self) -> int:
+        """Frames of every clip."""
         codec = DacConfig.from_pretrained(self.codec)
+        return int(self.settings["tokens"]["max_seconds"] * codec.sampling_rate / codec.hop_length)
+
+    def token_settings(self) -> dict:
+        """What tokens are made from: `TokenizeArguments`."""
+        settings = self.settings["tokens"]
+        places = {"corpus": str(self.corpus), "output": str(self.output / "tokens"), "codec": str(self.codec)}
+        return settings | places | {"recipe": str(ROOT / settings["recipe"]), "whole": True, "device": self.device}
+
+    def options(self, stage: str) -> dict:
+        """Options of the training scripts for a stage of the language model; all share stage 1's shape and tokens."""
         first = self.settings["stage1"]
-        frames = int(first["window_seconds"] * codec.sampling_rate / codec.hop_length)
-        shared = {item.name: first[item.name] for item in fields(DataArguments) if item.name in first}
-        context = 2 * frames * codec.n_codebooks + 3  # [bos] noisy [start_clean] clean [eos]
-        shared |= {
-            "data": str(self.corpus),
-            "recipe": str(ROOT / first["recipe"]),
-            "codec": str(self.codec),
-            "cache": str(self.output / "tokens"),
-            "output_dir": str(self.output / stage),
-            "model_overrides": f"{first['model_overrides']},max_position_embeddings={context}",
-            "window_frames": frames,
-        }
-        own = {key: value for key, value in self.settings[stage].items() if key not in {*OWN, "model_overrides"}}
-        return own | shared
+        codebooks = DacConfig.from_pretrained(self.codec).n_codebooks
+        context = 2 * self.window_frames * codebooks + 3  # [bos] noisy [start_clean] clean [eos]
+        options = {"tokens": str(self.output / "tokens"), "output_dir": str(self.output / stage)}
+        if stage in ("subsampled", "stage1"):
+            options |= {name: first[name] for name in SHARED if name in first}
+            options["model_overrides"] = f"{first['model_overrides']},max_position_embeddings={context}"
+        own = {name: value for name, value in self.settings[stage].items() if name not in {*OWN, *SHARED}}
+        return own | options
 
 
 def without_budgets(settings: dict) -> dict:
@@ -113,7 +116,7 @@ def without_budgets(settings: dict) -> dict:
     return {
         name: without_budgets(value) if isinstance(value, dict) else value
         for name, value in settings.items()
-        if name not in ("max_seconds", "max_steps", "cache_processes")
+        if name not in ("max_seconds", "max_steps", "processes")
     }
 
 

@@ -4,9 +4,9 @@ python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings
 python examples/train_tiny/sweep.py --data CORPUS --output runs/sweep --settings gpu \\
     --seconds codec=90 subsampled=60 stage1=60
 
-The grids are in sweep.yaml; a grid that is done is not done again. In OUTPUT/results.md: tokens and kbit per second of
-audio; STOI and mel distance of held-out speech through the codec alone; held-out loss of the language model in nats
-per second of audio (per token would favour many easy tokens); real-time factor of codec and model where they ran.
+The grids are in sweep.yaml; a grid that is done is not done again. In OUTPUT/results/results.md: tokens and kbit per
+second of audio; STOI and mel distance of held-out speech through the codec alone; held-out loss of the language model
+in nats per second of audio (per token would favour many easy tokens); real-time factor where they ran.
 """
 
 import argparse
@@ -18,17 +18,19 @@ from pathlib import Path
 
 import torch
 import yaml
+from lm import build_tokens, train_stage1, train_subsampled
 from pystoi import stoi
 from settings import HERE, Run, add_run_options, read_run
-from stages import build_tokens, codec_clips, decode, train_codec, train_stage1, train_subsampled
+from stages import codec_clips, decode, train_codec
 from transformers import DacModel
 
 from modeling_dacse import DacSeForEnhancement
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
-from training_dacse.ablations import write_results
-from training_dacse.codec.losses import MultiScaleMelLoss
+from training_dacse.codec.losses import SpectralDistances
 from training_dacse.codec.segments import CodecSegments
-from training_dacse.listening import enhance_codes
+from training_dacse.experiments.results import Results
+from training_dacse.lm.listening import enhance_codes
+from training_dacse.tokens.encode import find_processor
 
 SECONDS = 2.0  # of the held-out stretches the codec is judged by
 STRETCHES = 16
@@ -52,7 +54,7 @@ def sweep_grid(run: Run, wanted: dict) -> dict[str, float]:
         "kbit/s": tokens * math.log2(config.codebook_size) / 1000,
         **codec_figures(run, codec),
         "loss, nats/s": loss * tokens,
-        "real-time factor": real_time_factor(run, codec),
+        "real-time factor": real_time_factor(run),
     }
     done.write_text(json.dumps(figures) + "\n")
     return figures
@@ -70,21 +72,22 @@ def codec_figures(run: Run, codec: DacModel) -> dict[str, float]:
     clean, rate = held_out(run, codec), codec.config.sampling_rate
     coded = decode_in_pieces(codec, encode_in_pieces(codec, clean.to(run.device))).float().cpu()
     scores = [stoi(*pair, rate) for pair in zip(clean.numpy(), coded.numpy(), strict=True)]
-    return {"STOI": sum(scores) / len(scores), "mel": MultiScaleMelLoss(rate)(coded, clean).item()}
+    return {"STOI": sum(scores) / len(scores), "mel": SpectralDistances(rate)(coded, clean)["mel"].item()}
 
 
-def real_time_factor(run: Run, codec: DacModel) -> float:
+def real_time_factor(run: Run) -> float:
     """Seconds that encoding, enhancing and decoding a window take, per second of audio, one window at a time."""
     model = DacSeForEnhancement.from_pretrained(run.output / "stage1").to(run.device)
-    window = model.config.window_frames * codec.config.hop_length
-    stretch = held_out(run, codec)[:1, :window].to(run.device)
+    processor = find_processor(run.output / "stage1")
+    codec = processor.audio_tokenizer.to(run.device)
+    stretch = held_out(run, codec)[:1, : processor.window_frames * processor.hop_length].numpy()
     elapsed = []
     for _ in range(3):  # the first ones warm up
         started = time.perf_counter()
-        clean = enhance_codes(model, encode_in_pieces(codec, stretch)[0])
-        decode_in_pieces(codec, clean[None].to(run.device)).cpu()
+        clean = enhance_codes(model, processor, processor.encode(stretch)[0])
+        processor.decode_codes(clean[None])
         elapsed.append(time.perf_counter() - started)
-    return min(elapsed) * codec.config.sampling_rate / stretch.shape[1]
+    return min(elapsed) * processor.sampling_rate / stretch.shape[1]
 
 
 def main() -> None:
@@ -95,14 +98,15 @@ def main() -> None:
     run = read_run(args)
     decode(run)
     grids = yaml.safe_load(Path(args.grids).read_text())
-    results = {}
+    best = dict.fromkeys(("STOI",), "high") | dict.fromkeys(("mel", "loss, nats/s", "real-time factor"), "low")
+    results = Results(run.output / "results", f"Grids, on {run.device}", {"tokens/s": "none", "kbit/s": "none"} | best)
     for name, wanted in grids.items():
         here = run.output / "".join(letter if letter.isalnum() else "_" for letter in name)
         here.mkdir(exist_ok=True)
         if not (here / "corpus").exists():
             (here / "corpus").symlink_to(run.corpus)
-        results[name] = sweep_grid(replace(run, output=here), wanted)
-        write_results(run.output, f"Grids, on {run.device}", results)
+        results.add(name, 0, sweep_grid(replace(run, output=here), wanted))
+        results.write(list(grids))
 
 
 if __name__ == "__main__":

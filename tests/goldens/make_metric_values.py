@@ -64,13 +64,24 @@ def mel_distance(x: np.ndarray, y: np.ndarray, rate: int) -> float:
 
 
 def main() -> None:
+    import jiwer
     from pesq import pesq
+    from pocketsphinx import Decoder, get_model_path
     from pystoi import stoi
     from speechmos import dnsmos, plcmos
 
     clean, spoilt, rate = clips()
     reference = soxr.resample(clean, rate, 16000, quality="HQ")
     values = {}
+    phones = {"hmm": get_model_path("en-us/en-us"), "allphone": get_model_path("en-us/en-us-phone.lm.bin")}
+
+    def heard(waveform: np.ndarray) -> str:
+        decoder = Decoder(**phones, lm=None, dict=None, lw=2.0, beam=1e-10, pbeam=1e-10, loglevel="FATAL")
+        decoder.start_utt()
+        decoder.process_raw((waveform * 32767).astype(np.int16).tobytes(), full_utt=True)
+        decoder.end_utt()
+        return " ".join(part.word for part in decoder.seg() if part.word.isalpha() and part.word != "SIL")
+
     for name, clip in spoilt.items():
         narrow = soxr.resample(clip, rate, 16000, quality="HQ")
         mos = dnsmos.run(np.clip(narrow, -1, 1), 16000)
@@ -81,6 +92,7 @@ def main() -> None:
             "pesq": pesq(16000, reference, narrow, "wb"),
             "stoi": stoi(reference, narrow, 16000),
             "estoi": stoi(reference, narrow, 16000, extended=True),
+            "per": jiwer.wer(heard(reference), heard(narrow)),
             "si_sdr": si_sdr(clip, clean),
             "lsd": lsd(clip, clean),
             "mel_distance": mel_distance(clip, clean, rate),

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import torch
 
+from training_dacse.clips.sources import find_clips
 from training_dacse.codec.segments import CodecSegments
-from training_dacse.sources import find_clips
 
 
 def write_recordings(folder, **waveforms):

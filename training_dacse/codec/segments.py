@@ -10,7 +10,7 @@ from torch import Tensor
 
 from processing_dacse.audio_dacse import load_audio, resample
 
-from ..sources import Clips
+from ..clips.sources import Clips
 
 QUIET_RMS = 3e-3  # -50 dB: pauses, of which a codec needs only a few
 QUIET_SHARE = 0.05

@@ -1,0 +1,57 @@
+"""Figures that others published, to be laid beside a run on the same test set: data, no code."""
+
+PAPER = {  # arXiv 2510.02187: name of the test set -> system -> score
+    "hifitts-2": {
+        "noisy": {
+            "dnsmos_ovrl": 2.44,
+            "dnsmos_sig": 3.18,
+            "dnsmos_bak": 2.79,
+            "dnsmos_p808": 3.11,
+            "pesq": 2.63,
+            "speech_bert_score": 0.89,
+            "plcmos": 3.84,
+            "wer": 0.25,
+        },
+        "clean": {
+            "dnsmos_ovrl": 3.03,
+            "dnsmos_sig": 3.41,
+            "dnsmos_bak": 3.80,
+            "dnsmos_p808": 3.64,
+            "pesq": 4.50,
+            "speech_bert_score": 1.00,
+            "plcmos": 4.41,
+            "wer": 0.00,
+        },
+        "LLaSE-G1": {
+            "dnsmos_ovrl": 2.90,
+            "dnsmos_sig": 3.24,
+            "dnsmos_bak": 3.83,
+            "dnsmos_p808": 3.47,
+            "pesq": 1.98,
+            "speech_bert_score": 0.86,
+            "plcmos": 4.19,
+            "wer": 0.27,
+        },
+        "VoiceFixer": {
+            "dnsmos_ovrl": 2.92,
+            "dnsmos_sig": 3.21,
+            "dnsmos_bak": 3.90,
+            "dnsmos_p808": 3.43,
+            "pesq": 1.85,
+            "speech_bert_score": 0.81,
+            "plcmos": 4.29,
+            "wer": 0.45,
+        },
+        "DAC-SE1": {
+            "dnsmos_ovrl": 2.95,
+            "dnsmos_sig": 3.33,
+            "dnsmos_bak": 3.70,
+            "dnsmos_p808": 3.56,
+            "pesq": 2.46,
+            "speech_bert_score": 0.89,
+            "plcmos": 4.35,
+            "wer": 0.25,
+        },
+    },
+    "plc-2022": {"LLaSE-G1": {"plcmos": 4.30}, "DAC-SE1": {"plcmos": 4.34}},
+}

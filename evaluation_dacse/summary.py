@@ -1,0 +1,62 @@
+"""Condenses a run's table of clips: means, intervals over speakers, paired differences, reasons. Knows no audio."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas
+
+from .statistics import compare, interval
+
+
+def summarize(clips: pandas.DataFrame, scores: Sequence[str], against: str = "noisy") -> dict:
+    """Condenses the table of clips.
+
+    A clip without a value from one system (its reference cannot be scored) is left out for all of them.
+
+    Args:
+        clips: `system`, `clip`, `task`, `speaker`, the scores, `seconds`, `work_seconds`, `peak_memory_mb` and
+            `reasons`, a row for each system and clip.
+        scores: their names.
+        against: what differences are taken from, besides `noisy`.
+
+    Returns:
+        for each system `{"overall": scores, "tasks": {task: scores}, "real_time_factor", "peak_memory_mb",
+        "unscorable"}`, where `scores` holds for each name an `interval` and under `"difference"`, by system, what
+        `compare` finds of the paired differences from `noisy` and `against`.
+    """
+    systems = list(clips["system"].unique())
+    rivals = [name for name in dict.fromkeys(("noisy", against)) if name in systems]
+    parts = {task: rows for task, rows in clips.groupby("task", sort=False)}
+    tables = {task: score_tables(rows, systems, scores, rivals) for task, rows in parts.items()}
+    overall = score_tables(clips, systems, scores, rivals)
+    return {
+        system: {
+            "overall": overall[system],
+            "tasks": {task: table[system] for task, table in tables.items()},
+            "real_time_factor": float(rows["work_seconds"].sum() / rows["seconds"].sum()),
+            "peak_memory_mb": float(rows["peak_memory_mb"].max()),
+            "unscorable": dict(
+                Counter(f"{name}: {reason}" for cell in rows["reasons"] for name, reason in json.loads(cell).items())
+            ),
+        }
+        for system, rows in ((system, clips[clips["system"] == system]) for system in systems)
+    }
+
+
+def score_tables(clips: pandas.DataFrame, systems: list[str], scores: Sequence[str], rivals: list[str]) -> dict:
+    """For each system the interval and the differences of every score, over the clips that all systems have it for."""
+    tables = {system: {} for system in systems}
+    speakers = clips.drop_duplicates("clip").set_index("clip")["speaker"]
+    for name in scores:
+        values = clips.pivot(index="clip", columns="system", values=name).astype(float).dropna()
+        labels = speakers[values.index].to_numpy()
+        for system in systems:
+            tables[system][name] = {**interval(values[system].to_numpy(), labels), "difference": {}}
+        for rival in rivals:
+            differences = {
+                system: (values[system] - values[rival]).to_numpy() for system in systems if system != rival
+            }
+            for system, found in compare(differences, labels).items():
+                tables[system][name]["difference"][rival] = found
+    return tables

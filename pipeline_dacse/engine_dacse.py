@@ -1,0 +1,338 @@
+"""The engine: recordings in, enhanced audio out, in one loop that everything else stands on.
+
+    audio -> encode -> codes -> windows -> prompts -> generate -> clean codes -> decode -> audio
+
+Cuts recordings into windows, fills batches with them across channels and recordings, has the model answer a batch, and
+hands each recording's pieces on as they are done. Knows no token layout, codec or file format.
+"""
+
+import itertools
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .adapters_dacse import Adapters
+from .layout_dacse import check_layout, check_model
+from .options_dacse import EnhanceOptions, Own
+from .recording_dacse import EnhancedWindow, Piece, Recording, Window, window_lengths
+
+logger = logging.getLogger(__name__)
+
+MOST_WINDOWS = 64  # of a batch: more share the reading of the weights without gain
+CACHE_BYTES = 2**29  # of keys and values on a CPU
+# What the fast decoder does as the library's loop does it.
+FAST_ARGUMENTS = {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+LAYOUT_SETTINGS = {"bos_token_id", "pad_token_id", "eos_token_id", "transformers_version", "use_cache"}
+
+
+class Enhancer:
+    """Enhances recordings with one model, for any number of threads at a time.
+
+    A call's adapter, seed and options are its own: what comes out is what the call gives alone. One batch runs at a
+    time; reading, encoding and decoding of other calls go on beside it.
+
+    Args:
+        model: A `DacSeForEnhancement`, or a `PeftModel` of one. It is run for inference, whatever mode it is left in.
+        processor: Its processor.
+
+    Raises:
+        ValueError: If the model is none of ours, or the two speak different token layouts.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.processor = processor
+        check_model(self.model)
+        check_layout(self.model, processor)
+        self.adapters = Adapters(self.model)
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
+
+    def stream_many(
+        self, recordings: Iterable[Any], options: EnhanceOptions = EnhanceOptions()
+    ) -> Iterator["EnhancedRecording"]:
+        """Enhances many recordings, whose windows share batches.
+
+        Args:
+            recordings: Each of any kind the processor reads; read as far ahead as a batch goes.
+            options: Of all of them.
+
+        Yields:
+            Each recording in order, to be consumed before the next; one that is not consumed to its end costs no
+            further batch.
+
+        Raises:
+            ValueError: If an option does not suit the model; before any audio is read. What is wrong with a recording
+                is raised by its own pieces, and the others go on.
+        """
+        return _Call(self, recordings, options, self.check(options)).run()
+
+    def stream(self, recording: Any, options: EnhanceOptions = EnhanceOptions()) -> Iterator[Piece]:
+        """Enhances one recording of any length in constant memory; yields its pieces.
+
+        Raises:
+            ValueError: If the recording cannot be read, or an option does not suit.
+            OSError: If it cannot be opened.
+        """
+        for enhanced in self.stream_many([recording], options):
+            yield from enhanced
+
+    def check(self, options: EnhanceOptions) -> dict[str, Any]:
+        """What `generate` is to be given for a call.
+
+        Raises:
+            ValueError: If an option does not suit this model.
+        """
+        window_lengths(self.processor, options, self.model.config.max_frames)
+        if options.adapter is not Own.ADAPTERS:
+            with self._lock, self.adapters.using(options.adapter):
+                pass  # it is there, and fits
+        arguments = dict(options.generate)
+        own = self.model.generation_config
+        beams = arguments.get("num_beams", getattr(arguments.get("generation_config", own), "num_beams", 1)) or 1
+        is_greedy = not options.draws and beams == 1
+        if options.minimum_risk and not is_greedy:
+            raise ValueError(
+                "minimum_risk takes one code for what all are expected to be: leave out do_sample and beams"
+            )
+        if is_greedy and (self.processor.minimum_risk if options.minimum_risk is None else options.minimum_risk):
+            risk = self.model.risk_processor(self.processor.code_vectors)
+            arguments["logits_processor"] = [*arguments.get("logits_processor", ()), risk]
+        settings = options.generate.keys() | (own.to_diff_dict().keys() - LAYOUT_SETTINGS)
+        if settings <= FAST_ARGUMENTS and (decoder := self.model.fast_decoder) is not None:
+            arguments["custom_generate"] = decoder
+        return arguments
+
+    def default_batch_size(self) -> int:
+        """Windows to enhance together when nobody says how many.
+
+        More of them share each reading of the weights, until their keys and values are what is mostly read: no more
+        than half a gigabyte of those on a CPU, half of the free memory on a GPU, and 64 windows on either.
+        """
+        config = self.model.config
+        token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self.model.dtype.itemsize
+        is_gpu = self.model.device.type == "cuda"
+        memory = torch.cuda.mem_get_info(self.model.device)[0] // 2 if is_gpu else CACHE_BYTES
+        return max(1, min(MOST_WINDOWS, memory // (token * config.max_position_embeddings)))
+
+    def answer(
+        self, windows: list[Window], seeds: list[int] | None, options: EnhanceOptions, arguments: dict[str, Any]
+    ) -> list[EnhancedWindow]:
+        """Has the model answer a batch of windows.
+
+        Args:
+            windows: Of any recordings; those the model is not to be asked about come back as they are.
+            seeds: Where ids are drawn, one for each window.
+            options: Of the call.
+            arguments: Of `generate`, from `check`.
+        """
+        rows = [EnhancedWindow(window, window.codes, torch.ones(window.codes.shape[1])) for window in windows]
+        asked = [index for index, window in enumerate(windows) if window.is_generated]
+        if not asked:
+            return rows
+        prompts = [self.processor.build_prompt(windows[index].codes[None])[0] for index in asked]
+        forced = self._forced_ids([windows[index] for index in asked], prompts)
+        if forced is not None:
+            arguments = arguments | {"forced_ids": forced.to(self.model.device)}
+        if seeds is not None:
+            drawn = torch.tensor([seeds[index] for index in asked], device=self.model.device)
+            arguments = arguments | {"row_seeds": drawn}
+        with self._lock, self._inference(), self.adapters.using(options.adapter):
+            ids, probabilities = self._generate(prompts, options.return_confidence, arguments)
+        for index, row, known in zip(asked, ids, probabilities, strict=True):
+            rows[index] = self._read_answer(windows[index], row, known)
+        return rows
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without gradients, dropout or autocast, whatever is on around the call."""
+        was_training, device = self.model.training, self.model.device
+        if was_training:
+            self.model.eval()
+        here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        try:
+            with torch.no_grad(), torch.autocast(device.type, enabled=False), here:
+                yield
+        finally:
+            if was_training:
+                self.model.train()
+
+    def _generate(
+        self, prompts: list[torch.LongTensor], wants_confidence: bool, arguments: dict[str, Any]
+    ) -> tuple[torch.LongTensor, list[torch.FloatTensor | None]]:
+        """Generated rows, and for each of them the probabilities of its tokens, or None."""
+        pad = self.processor.pad_token_id
+        input_ids = _pad(prompts, pad, "left").to(self.model.device)
+        ids = self.model.generate(input_ids=input_ids, attention_mask=(input_ids != pad).long(), **arguments)
+        if not wants_confidence:
+            return ids, [None] * len(ids)
+        return ids, [self.model.token_probabilities(row[None])[0].cpu() for row in ids]
+
+    def _forced_ids(self, windows: list[Window], prompts: list[torch.LongTensor]) -> torch.LongTensor | None:
+        """The noisy ids that must come where the model has no choice, -1 elsewhere, (row, token)."""
+        if all(bool(window.free.all()) for window in windows):
+            return None
+        rows = [
+            prompt[1:-1].masked_fill(window.free.repeat_interleave(len(window.codes)), -1)
+            for window, prompt in zip(windows, prompts, strict=True)
+        ]
+        return _pad(rows, -1, "right")
+
+    def _read_answer(
+        self, window: Window, row: torch.LongTensor, probabilities: torch.FloatTensor | None
+    ) -> EnhancedWindow:
+        """The codes of a generated row; frames that a stopping criterion left out stay as they were."""
+        codes = self.processor.clean_codes(row)[0].cpu()
+        missing = window.codes.shape[1] - codes.shape[1]
+        if missing:
+            logger.warning("a window was stopped %d frames before its end, which stay as they were", missing)
+            codes = torch.cat([codes, window.codes[:, codes.shape[1] :]], dim=1)
+        if probabilities is None:
+            return EnhancedWindow(window, codes)
+        known = probabilities[~probabilities.isnan()]
+        frames = len(known) // len(codes)
+        means = known[: frames * len(codes)].unflatten(0, (frames, len(codes))).mean(1)
+        means = torch.cat([means, means.new_full((codes.shape[1] - frames,), torch.nan)])
+        return EnhancedWindow(window, codes, means.where(window.free, 1.0))
+
+
+class EnhancedRecording:
+    """One recording of a call: iterate over it for its pieces, once.
+
+    Attributes:
+        audio: What was given.
+        index: Its place in the call.
+        recording: What is known of it, or None if it cannot be opened; iterating then raises why.
+    """
+
+    def __init__(self, call: "_Call", audio: Any, index: int):
+        self.audio, self.index, self.recording = audio, index, None
+        self._call, self._rows = call, deque()
+        self._error: Exception | None = None
+        self._is_read = self._is_closed = False
+
+    def __iter__(self) -> Iterator[Piece]:
+        rows = self._answered()
+        first = next(rows, None)  # raises what is wrong before anything is rendered
+        if first is not None:
+            yield from self.recording.render(itertools.chain([first], rows))
+
+    def read(self, enhancer: Enhancer, options: EnhanceOptions) -> Iterator[Window | None]:
+        """Yields None once it is open, then its windows as long as somebody wants them; errors become its own."""
+        try:
+            self.recording = Recording(enhancer.processor, self.audio, options, enhancer.model.config.max_frames)
+            yield None
+            for window in self.recording.windows():
+                yield window
+                if self._is_closed:
+                    return
+        except Exception as error:  # whatever a source of the caller's raises belongs to this recording alone
+            self._error = error
+            yield None
+        self._is_read = True
+
+    def wants(self) -> bool:
+        """Whether answers still have a use."""
+        return self._error is None and not self._is_closed
+
+    def add(self, row: EnhancedWindow) -> None:
+        """Takes an answered window, in order."""
+        self._rows.append(row)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error, after what has been answered."""
+        self._error = error
+
+    def close(self) -> None:
+        """Says that no more pieces are wanted."""
+        self._is_closed = True
+        self._rows.clear()
+
+    def _answered(self) -> Iterator[EnhancedWindow]:
+        while True:
+            while self._rows:
+                yield self._rows.popleft()
+            if self._error is not None:
+                raise self._error
+            if self._is_read and not self._call.holds_windows_of(self):
+                return
+            self._call.run_batch()
+
+
+class _Call:
+    """The state of one call: recordings being read, windows that wait for a batch."""
+
+    def __init__(
+        self, enhancer: Enhancer, recordings: Iterable[Any], options: EnhanceOptions, arguments: dict[str, Any]
+    ):
+        self.enhancer, self.options, self.arguments = enhancer, options, arguments
+        self.batch_size = options.batch_size or enhancer.default_batch_size()
+        self.seed = np.random.SeedSequence().entropy if options.seed is None else options.seed % 2**64
+        self.windows = self._read(recordings)
+        self.waiting: deque[tuple[EnhancedRecording, Window]] = deque()
+        self.opened: deque[EnhancedRecording] = deque()  # and not handed out yet
+
+    def run(self) -> Iterator[EnhancedRecording]:
+        while self.opened or self._read_on():
+            if self.opened:
+                recording = self.opened.popleft()
+                yield recording
+                recording.close()
+
+    def run_batch(self) -> None:
+        """Has a full batch answered, or what is left of the recordings."""
+        while len(self.waiting) < self.batch_size and self._read_on():
+            pass
+        batch = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
+        batch = [(recording, window) for recording, window in batch if recording.wants()]
+        seeds = [self._seed(recording, window) for recording, window in batch] if self.options.draws else None
+        try:
+            rows = self.enhancer.answer([window for _, window in batch], seeds, self.options, self.arguments)
+        except Exception as error:  # of this batch: each of its recordings raises it, the others go on
+            for recording, _ in batch:
+                recording.fail(error)
+            return
+        for (recording, window), row in zip(batch, rows, strict=True):
+            recording.add(row)
+            if self.options.progress is not None:
+                self.options.progress(window.span.last, recording.recording.expect_frames())
+
+    def holds_windows_of(self, recording: EnhancedRecording) -> bool:
+        """Whether windows of it wait for their batch."""
+        return any(owner is recording for owner, _ in self.waiting)
+
+    def _read_on(self) -> bool:
+        """Opens a recording or cuts a window; False if there is nothing left."""
+        found = next(self.windows, None)
+        if found is not None and found[1] is not None:
+            self.waiting.append(found)
+        return found is not None
+
+    def _read(self, recordings: Iterable[Any]) -> Iterator[tuple[EnhancedRecording, Window | None]]:
+        for index, audio in enumerate(recordings):
+            recording = EnhancedRecording(self, audio, index)
+            for window in recording.read(self.enhancer, self.options):
+                if window is None and recording not in self.opened:
+                    self.opened.append(recording)
+                yield recording, window
+
+    def _seed(self, recording: EnhancedRecording, window: Window) -> int:
+        """Of a window's own random stream, as a signed number of 64 bits."""
+        sequence = np.random.SeedSequence(entropy=(self.seed, recording.index, window.channel, window.index))
+        return int(sequence.generate_state(1, np.uint64)[0].astype(np.int64))
+
+
+def _pad(rows: list[torch.LongTensor], value: int, side: str) -> torch.LongTensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, True, value, side)

@@ -1,0 +1,214 @@
+"""Everything a call can ask for, checked before any audio is read. Knows numbers and names: no audio, no model."""
+
+import dataclasses
+import difflib
+import enum
+import inspect
+import math
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
+
+# Every window is answered whole, and once.
+REFUSED = {"max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_return_sequences"}
+REFUSED |= {"return_dict_in_generate", "forced_ids", "row_seeds", "inputs", "custom_generate", "streamer"}
+HIGHEST_RATE = 768_000  # Hz, of any audio file
+
+
+class Own(enum.Enum):
+    """What `adapter` is where a call does not say: whatever is active in the model as it was given."""
+
+    ADAPTERS = "the model's own"
+
+
+@dataclass(frozen=True)
+class EnhanceOptions:
+    """What a call asks for. Numbers may be of any type that is one (numpy's, or text); None is the default.
+
+    Attributes:
+        adapter: The name of an adapter the model holds or of a folder under the model's `adapters/`, a directory, or a
+            Hub id; None for the base weights. Left out, the model enhances as it was given.
+        window_seconds: Audio per prompt; by default 4.0, or what the model's context holds if that is less, or the one
+            length it was trained on.
+        overlap_seconds: Between neighbouring windows; by default 0.2, at most a quarter of the window.
+        regions: (start, stop) in seconds: enhance only there. Outside, the model is held to the noisy tokens and the
+            input's samples come back; linear fades of 10 ms lie just inside the borders.
+        strength: From 0, the input, to 1, the enhanced audio.
+        output_sampling_rate: In Hz, or "input"; by default the model's own.
+        keep_recording: The enhanced audio is the recording, each band of its spectrum lowered as the model lowered it,
+            with generated sound only where the recording has none (lost packets, missing bands); False is all that the
+            model generated and nothing else. By default as the model's processor says.
+        minimum_risk: Greedy decoding takes the code nearest to what the model expects instead of the likeliest; by
+            default as the model's processor says.
+        return_confidence: Add, for each frame, the mean probability of its tokens among the codes of their codebooks:
+            1 where the model had no choice, nan where a criterion stopped it before.
+        seed: Makes sampling repeatable: what is drawn follows from it, the place of the recording in the call, the
+            channel and the window, and from nothing else. Without it, every call draws anew.
+        batch_size: Windows enhanced together, over channels and recordings; by default as many as suit device and
+            model. A generator is read that far ahead.
+        sampling_rate: Of bare arrays, in Hz.
+        progress: Called with (frames done, frames or None) of a recording as its windows finish; frames are estimated
+            until the recording has been read.
+        generate: What goes to `model.generate`: do_sample, temperature, num_beams, ...
+
+    Raises:
+        ValueError: If a value has no meaning; the message says which one, and what would.
+    """
+
+    adapter: str | os.PathLike | None | Own = Own.ADAPTERS
+    window_seconds: float | None = None
+    overlap_seconds: float | None = None
+    regions: Sequence[tuple[float, float]] | None = None
+    strength: float = 1.0
+    output_sampling_rate: int | str | None = None
+    keep_recording: bool | None = None
+    minimum_risk: bool | None = None
+    return_confidence: bool = False
+    seed: int | None = None
+    batch_size: int | None = None
+    sampling_rate: int | None = None
+    progress: Callable[[int, int | None], None] | None = None
+    generate: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        set_to = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        for name in ("window_seconds", "overlap_seconds"):
+            set_to(name, _number(name, getattr(self, name), 0, math.inf, "a number of seconds"))
+        strength = _number("strength", self.strength, 0, 1, "a number from 0 (the input) to 1 (enhanced)")
+        set_to("strength", 1.0 if strength is None else strength)
+        for name in ("keep_recording", "minimum_risk", "return_confidence"):
+            set_to(name, _flag(name, getattr(self, name)))
+        set_to("return_confidence", bool(self.return_confidence))
+        if self.output_sampling_rate != "input":
+            rate = _whole("output_sampling_rate", self.output_sampling_rate, 1, HIGHEST_RATE, "Hz, 'input' or None")
+            set_to("output_sampling_rate", rate)
+        set_to("sampling_rate", _whole("sampling_rate", self.sampling_rate, 1, HIGHEST_RATE, "Hz"))
+        set_to("batch_size", _whole("batch_size", self.batch_size, 1, 2**31, "windows, at least 1"))
+        set_to("seed", _whole("seed", self.seed, -(2**63), 2**64 - 1, "any number of 64 bits"))
+        set_to("regions", check_regions(self.regions))
+        if not isinstance(self.adapter, (str, os.PathLike, Own, type(None))):
+            raise ValueError(f"adapter is {self.adapter!r}; give a name, a directory, a Hub id or None")
+        if self.progress is not None and not callable(self.progress):
+            raise ValueError(f"progress is {self.progress!r}; give a function of (frames done, frames)")
+        set_to("generate", dict(self.generate))
+        _check_generate(self.generate)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> "EnhanceOptions":
+        """Options from the keyword arguments of a call: what is no option goes to `generate`.
+
+        >>> EnhanceOptions.from_parameters({"strength": "0.5", "do_sample": True}).generate
+        {'do_sample': True}
+
+        Raises:
+            ValueError: As above, or if a name is neither an option nor an argument of `generate`.
+        """
+        names = {option.name for option in dataclasses.fields(cls)} - {"generate"}
+        generate = dict(parameters.get("generate_kwargs") or {})
+        generate |= {name: value for name, value in parameters.items() if name not in names | {"generate_kwargs"}}
+        known = names | _generate_names()
+        for name in generate:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                raise ValueError(
+                    f"there is no option {name!r}"
+                    + (f"; did you mean {near[0]!r}?" if near else f"; give {sorted(names)}")
+                )
+        return cls(**{name: parameters[name] for name in names & parameters.keys()}, generate=generate)
+
+    @property
+    def draws(self) -> bool:
+        """Whether ids are drawn."""
+        config = self.generate.get("generation_config")
+        return bool(self.generate.get("do_sample", getattr(config, "do_sample", False)))
+
+
+def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:
+    """Regions in seconds, sorted, touching ones merged.
+
+    Raises:
+        ValueError: If one is not a pair of seconds with 0 <= start < stop.
+
+    >>> check_regions([(3.0, 4.0), (1.0, 2.0), (1.5, 2.5)])
+    [(1.0, 2.5), (3.0, 4.0)]
+    """
+    if regions is None:
+        return None
+    remedy = "give (start, stop) in seconds with 0 <= start < stop"
+    if isinstance(regions, (str, bytes, Mapping)) or not isinstance(regions, (Sequence, np.ndarray)):
+        raise ValueError(f"regions is {regions!r}; {remedy} for each of them")
+    pairs = []
+    for region in regions:
+        if isinstance(region, (str, bytes)) or not hasattr(region, "__len__") or len(region) != 2:
+            raise ValueError(f"region {region!r} is no pair; {remedy}")
+        start, stop = (_number(f"a border of region {tuple(region)}", value, 0, math.inf, remedy) for value in region)
+        if start is None or stop is None or start >= stop:
+            raise ValueError(f"region {tuple(region)} does not end after its start; {remedy}")
+        pairs.append((start, stop))
+    merged: list[tuple[float, float]] = []
+    for start, stop in sorted(pairs):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], stop))
+        else:
+            merged.append((start, stop))
+    return merged
+
+
+def _check_generate(generate: Mapping[str, Any]) -> None:
+    if refused := sorted(REFUSED & generate.keys()):
+        raise ValueError(f"{refused[0]} is not for enhancement, whose windows are answered whole, and once")
+    settings = GenerationConfig().to_dict().keys() & generate.keys()
+    try:
+        GenerationConfig(**{name: generate[name] for name in settings}).validate()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an argument of generate is wrong: {' '.join(str(error).split())}") from error
+    beams = generate.get("num_beams") or 1
+    if generate.get("do_sample") and (beams > 1 or generate.get("assistant_model") is not None):
+        raise ValueError("do_sample draws one id a token for each window: leave it out, or num_beams and assistants")
+
+
+def _generate_names() -> set[str]:
+    settings = {name for name in vars(GenerationConfig()) if not name.startswith("_")}
+    return settings | (inspect.signature(GenerationMixin.generate).parameters.keys() - {"self", "kwargs"})
+
+
+def _number(name: str, value: Any, low: float, high: float, remedy: str) -> float | None:
+    """A finite number in low..high, or None for None."""
+    if value is None:
+        return None
+    try:
+        number = float(value.strip() if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, (bool, np.bool_)) or not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{name} is {value!r}; give {remedy}")
+    return number
+
+
+def _whole(name: str, value: Any, low: int, high: int, unit: str) -> int | None:
+    """A whole number in low..high, or None for None."""
+    remedy = f"a whole number of {unit}" if "number" not in unit else unit
+    if isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_)):
+        number = int(value)  # a float would round large ones
+        if not low <= number <= high:
+            raise ValueError(f"{name} is {value!r}; give {remedy}")
+        return number
+    number = _number(name, value, low, high, remedy)
+    if number is not None and number != int(number):
+        raise ValueError(f"{name} is {value!r}; give {remedy}")
+    return None if number is None else int(number)
+
+
+def _flag(name: str, value: Any) -> bool | None:
+    """True or False, also as 1 or 0, or None for None."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return None if value is None else bool(value)
+    if isinstance(value, numbers.Integral) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{name} is {value!r}; give True or False")
