@@ -20,11 +20,11 @@ from machine import describe_machine
 from torch.utils.data import DataLoader
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from training_dacse.experiments.costs import training_flops_per_token
 from training_dacse.lm.arguments import DacSeTrainingArguments
-from training_dacse.lm.trainer import DacSeTrainer
-from training_dacse.tokens.cache import CACHE_FEATURES, TokenCache
 from training_dacse.tokens.collate import TokenCollator
+from training_dacse.experiments.costs import training_flops_per_token
+from training_dacse.tokens.cache import CACHE_FEATURES, TokenCache
+from training_dacse.lm.trainer import DacSeTrainer
 
 
 def write_cache(folder: Path, config: DacSeConfig, frames: int, count: int) -> None:
