@@ -14,7 +14,7 @@ import dacse  # noqa: F401
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
 from tests.training.tiny_recipe import load
-from training_dacse.codec.trainer import CodecTrainingArguments
+from training_dacse.codec.arguments import CodecTrainingArguments
 from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, Stage2Arguments
 from training_dacse.tokens.tokenize import TokenizeArguments
 
