@@ -14,12 +14,8 @@ from transformers import DacConfig, DacModel
 from .arguments import CodecTrainingArguments
 from .codebooks import MovingCodebooks, fit_codebooks
 from .discriminators import Discriminators, discriminator_loss, generator_losses
-<<<<<<< HEAD
-from .losses import ComplexSpectrumLoss, MultiScaleMelLoss
-=======
 from .filterbank import Analysis, Synthesis, clear_full_rate, full_rate_parameters
 from .losses import SpectralDistances
->>>>>>> tiny
 from .start import initialize_codec
 
 BETAS = (0.8, 0.99)  # of Adam, for codec and discriminators (DAC, arXiv 2306.06546, section 4.2)
