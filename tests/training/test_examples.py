@@ -32,7 +32,10 @@ from training_dacse.lm.arguments import (
     parse_arguments,
 )
 from training_dacse.lm.forgetting import ForgettingMatrix
+from training_dacse.lm.objective import Objective
 from training_dacse.lm.runs import make_model
+from training_dacse.lm.stages import make_anchor, present_tasks
+from training_dacse.tokens.cache import TokenCache
 from training_dacse.tokens.encode import find_processor
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +129,20 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
         run(monkeypatch, [*argv, "--order", "clean"])
     with pytest.raises(ValueError, match="no training clip of task 'dereverb'; there are clean, white_noise, packet"):
         run(monkeypatch, [*argv, "--order", "white_noise", "dereverb"])  # before anything is trained
+
+
+def test_a_task_that_drew_no_clip_is_no_part_of_an_anchor(place, stage1, tmp_path):
+    described = yaml.safe_load((place / "recipe.yaml").read_text())
+    described["tasks"]["rare"] = {"weight": 0, "steps": [{"kind": "clipping"}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    train = TokenCache(make_tokens(place, str(tmp_path / "tokens"), recipe=str(tmp_path / "recipe.yaml")), "train")
+    assert "rare" in train.tasks and "rare" not in present_tasks(train)
+    model = DacSeForEnhancement.from_pretrained(stage1)
+    anchor = make_anchor(model, Stage2Arguments(anchor="ewc"), train, "clean", 0, Objective(model.config))
+    assert anchor.penalty(model).item() == 0.0 and anchor.importance["model.norm.weight"].max() > 0
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.1)
+    assert anchor.penalty(model).item() > 0
 
 
 def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, monkeypatch):
