@@ -185,12 +185,20 @@ def logged_losses(output: Path, checkpoint: str) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_two_processes_train_as_one(place):
+@pytest.mark.parametrize("launch_config", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(place, launch_config):
     saving = ["--save_strategy", "steps", "--save_steps", "4", "--max_steps", "4"]
     new = ["--model", "tiny", "--model_overrides", SHAPE + ",attention_dropout=0.0"]
-    config = ["--config_file", str(CONFIGS / "ddp.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
+    config = [
+        "--config_file",
+        str(CONFIGS / f"{launch_config}.yaml"),
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+    ]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0"]
-    two = command(place, "train_stage1.py", "two", *new, *saving, "--per_device_train_batch_size", "2")
+    two = command(place, "train_stage1.py", launch_config, *new, *saving, "--per_device_train_batch_size", "2")
     process = launch([*accelerate, *two])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -198,9 +206,9 @@ def test_two_processes_train_as_one(place):
         # two times two rows are two rows twice in one process: the same clips
         accumulated = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
         run(patch, command(place, "train_stage1.py", "one", *new, *saving, *accumulated))
-    one, two = (logged_losses(place / name, "checkpoint-4") for name in ("one", "two"))
+    one, two = (logged_losses(place / name, "checkpoint-4") for name in ("one", launch_config))
     assert len(one) == 4 and two == pytest.approx(one, rel=1e-4)  # float32 sums in another order
-    measured = [json.loads((place / name / "eval_results.json").read_text()) for name in ("one", "two")]
+    measured = [json.loads((place / name / "eval_results.json").read_text()) for name in ("one", launch_config)]
     assert measured[1]["eval_loss"] == pytest.approx(measured[0]["eval_loss"], rel=1e-4)
 
 

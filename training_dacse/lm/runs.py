@@ -99,13 +99,18 @@ def make_objective(
 ) -> Objective:
     """What a run minimises; a model that was trained with a logit adjustment keeps its own unless told otherwise.
 
+    A run that goes on keeps to what it began with: the clips it began with may be gone.
+
     Args:
         args: of the run.
         config: of the model.
         rows: by which it is told how common codes are.
         model_path: what the model was loaded from.
     """
-    if args.logit_adjustment is None:
+    begun = last_checkpoint(args.output_dir)
+    if begun is not None:
+        prior = prior_of_model(begun)
+    elif args.logit_adjustment is None:
         exists = model_path is not None and ("/" in model_path or Path(model_path).exists())
         prior = prior_of_model(model_path) if exists else None
     else:
