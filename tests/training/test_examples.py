@@ -197,9 +197,9 @@ def test_two_processes_train_as_one(place, launch_config):
         "--mixed_precision",
         "no",
     ]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--mixed_precision", "no"]
     two = command(place, "train_stage1.py", launch_config, *new, *saving, "--per_device_train_batch_size", "2")
-    process = launch([*accelerate, *two])
+    process = launch([*accelerate, "--main_process_port", "0", *two])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     with pytest.MonkeyPatch.context() as patch:
