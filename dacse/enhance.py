@@ -68,6 +68,8 @@ def enhance(
 
     - `dacse enhance noisy.wav -o clean.wav`
 
+    - `dacse enhance memo.m4a clip.webm meeting.mp4 -o enhanced/`
+
     - `dacse enhance recordings/ -o enhanced/ --batch-size 16 --skip-existing`
 
     - `dacse enhance "talks/**/*.mp3" -o enhanced/ --keep-rate --strength 0.8`

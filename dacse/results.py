@@ -14,7 +14,7 @@ from dacse.formats import choose_encoding
 from dacse.outputs import naming, open_sound, written_when_done
 from dacse.terminal import one_line, progress_bar, say, write_out
 
-LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
+LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
 
 @dataclass
@@ -119,4 +119,4 @@ def name_of(source: str) -> str:
 
 def _named(text: str, result: Result) -> str:
     name = name_of(result.input)
-    return text if name in text else f"{name}: {text}"
+    return text if text.startswith(name) else f"{name}: {text}"
