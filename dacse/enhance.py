@@ -14,7 +14,7 @@ from dacse import default_model
 from dacse.files import FORMATS, STANDARD, Job, Plan, is_special, plan_jobs
 from dacse.options import check_options
 from dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
-from dacse.terminal import one_line, progress_bar, say
+from dacse.terminal import one_line, progress_bar, say, shown
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16", "int8"])
@@ -188,7 +188,7 @@ def _load(
     """The pipeline, with what can be wrong about it found out before any file is read, and what it chose said."""
     with progress_bar() as progress:
         path = model or default_model()
-        progress.add_task(f"loading {path}", total=None)
+        progress.add_task(shown(f"loading {path}"), total=None)
         from transformers.utils import logging
 
         from dacse.registration import register

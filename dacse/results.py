@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from dacse.files import STANDARD, Job, output_format
 from dacse.formats import choose_encoding
 from dacse.outputs import naming, open_sound, written_when_done
-from dacse.terminal import one_line, progress_bar, say, write_out
+from dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
@@ -49,14 +49,15 @@ def write_result(job: Job, path: str, pieces: Iterator, sampling_rate: int | Non
         seconds = (source.estimated_samples or 0) / source.sampling_rate
         longest = seconds or os.path.getsize(path) / LEAST_BYTES_A_SECOND
         encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
-        with written_when_done(job.target, like=path if path == job.source else None) as file, progress_bar() as shown:
-            bar = shown.add_task(job.source, total=seconds or None)
+        like = path if path == job.source else None
+        with written_when_done(job.target, like) as file, progress_bar() as progress:
+            bar = progress.add_task(shown(job.source), total=seconds or None)
             with open_sound(file, job.target, encoding, rate, source.channels, source.tags) as write:
                 done = 0.0
                 for piece in itertools.chain([first], pieces):
                     write(piece)
                     done += piece.shape[1] / rate
-                    shown.update(bar, completed=done)
+                    progress.update(bar, completed=done)
     except (OSError, ValueError) as error:
         message = one_line(error).replace(path, name_of(job.source))
         return Result(job.source, job.target, "failed", error=message)
