@@ -22,8 +22,8 @@ from tests.loopback_hub import LoopbackHub
 from tests.test_card import write_run
 from tests.test_convert import save_released_layout
 from tests.tiny import tiny_model, tiny_pipeline
-from training_dacse.lm.adapters import save_adapter
 from training_dacse.clips.digests import Digests
+from training_dacse.lm.adapters import save_adapter
 from training_dacse.tokens.writer import ShardWriter
 
 ROOT = Path(__file__).parents[1]
