@@ -9,10 +9,10 @@ from training_dacse.codec.discriminators import Discriminators, discriminator_lo
 def test_discriminators_learn_to_tell_noise_from_tones():
     torch.manual_seed(0)
     judges = Discriminators(width=2)
-    optimizer = torch.optim.Adam(judges.parameters(), 2e-3)
+    optimizer = torch.optim.Adam(judges.parameters(), 5e-3)
     real, fake = next(tones(4, 2400, 0)), 0.3 * torch.randn(4, 2400)
     before = discriminator_loss(judges(real), judges(fake))
-    for _ in range(30):
+    for _ in range(60):
         optimizer.zero_grad()
         discriminator_loss(judges(real), judges(fake)).backward()
         optimizer.step()

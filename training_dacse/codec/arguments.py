@@ -17,7 +17,8 @@ class CodecTrainingArguments:
     decoder_only: bool = False  # encoder and codebooks, and so the codes of a recording, stay as they are
     batch_size: int = 8
     segment_seconds: float = 0.5
-    learning_rate: float = 6e-4  # after a linear warm-up and before the decay
+    learning_rate: float = 6e-4  # of AdamW, after a linear warm-up and before the decay
+    matrix_learning_rate: float = 2e-3  # of Muon, which convolutions between many channels are given to
     warmup_steps: int = 500
     mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5, as the commitment and the adversarial ones
     spectrum_weight: float = 45.0  # of complex spectrograms: what keeps phases

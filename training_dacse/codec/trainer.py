@@ -16,9 +16,9 @@ from .codebooks import MovingCodebooks, fit_codebooks
 from .discriminators import Discriminators, discriminator_loss, generator_losses
 from .filterbank import Analysis, Synthesis, clear_full_rate, full_rate_parameters
 from .losses import SpectralDistances
+from .optimizer import CodecOptimizer
 from .start import initialize_codec
 
-BETAS = (0.8, 0.99)  # of Adam, for codec and discriminators (DAC, arXiv 2306.06546, section 4.2)
 FRAMES_PER_CODE = 40  # of the latents to which the codebooks of a new codec are fitted
 SMOOTHING = 0.98  # of the losses that are logged, a step
 
@@ -51,11 +51,12 @@ class CodecTrainer:
             self.model.encoder.requires_grad_(False)
             self.model.quantizer.requires_grad_(False)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.averaging))
-        self.optimizer = self._optimizer(self.model, args.learning_rate)
+        self.optimizer = CodecOptimizer(self.model, args.learning_rate, args.matrix_learning_rate)
         self.discriminators = self.discriminator_optimizer = None
         if args.adversarial_from < 1:
             self.discriminators = Discriminators(args.discriminator_width).to(device)
-            self.discriminator_optimizer = self._optimizer(self.discriminators, args.discriminator_learning_rate)
+            rate = args.discriminator_learning_rate
+            self.discriminator_optimizer = CodecOptimizer(self.discriminators, rate, rate)
         self.encode, self.decode = self._networks()
         self.distances = SpectralDistances(config.sampling_rate).to(device)
         self.step, self.spent, self.averages = 0, 0.0, {}
@@ -138,7 +139,7 @@ class CodecTrainer:
         if self.discriminators and self.progress >= args.adversarial_from:
             losses |= self._judge(estimate, batch)
             loss = loss + args.adversarial_weight * losses["adversarial"] + args.feature_weight * losses["features"]
-        self._descend(loss, self.model, self.optimizer, args.learning_rate)
+        self._descend(loss, self.model, self.optimizer)
         if not args.decoder_only:
             self.codebooks.observe(projected, codes)
         self.average.update_parameters(self.model)
@@ -165,11 +166,9 @@ class CodecTrainer:
             features = judges(torch.cat([batch, estimate.detach()]))
         real, fake = ([[layer[part] for layer in judge] for judge in features] for part in self._halves(batch))
         discriminator = discriminator_loss(real, fake)
-        self._descend(discriminator, judges, self.discriminator_optimizer, self.args.discriminator_learning_rate)
+        self._descend(discriminator, judges, self.discriminator_optimizer)
         judges.requires_grad_(False)  # saves the gradients of their weights
         with self._autocast():
-            with torch.no_grad():
-                real = judges(batch)
             fake = judges(estimate)
         judges.requires_grad_(True)
         adversarial, matching = generator_losses(real, fake)
@@ -179,18 +178,11 @@ class CodecTrainer:
     def _halves(batch: Tensor) -> tuple[slice, slice]:
         return slice(None, len(batch)), slice(len(batch), None)
 
-    def _descend(self, loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, peak: float) -> None:
+    def _descend(self, loss: Tensor, module: nn.Module, optimizer: CodecOptimizer) -> None:
         """One step of an optimizer at the learning rate of the moment."""
-        for group in optimizer.param_groups:
-            group["lr"] = peak * self.args.schedule(self.step, self.progress)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), self.args.max_grad_norm)
-        optimizer.step()
-
-    def _optimizer(self, module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
+        optimizer.step(self.args.schedule(self.step, self.progress))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16)
@@ -214,7 +206,7 @@ class CodecTrainer:
             )
         return averages
 
-    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer | MovingCodebooks]:
+    def _parts(self) -> dict[str, nn.Module | CodecOptimizer | MovingCodebooks]:
         """What a checkpoint holds the state of, by name."""
         parts = {
             "model": self.model,
