@@ -50,6 +50,7 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
         seconds = (recording.num_samples or source.estimated_samples or 0) / source.sampling_rate
         longest = seconds or _longest_seconds(source.file)
         encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
+        loss = encoding.loss
         like = None if job.source == STANDARD else job.source
         with written_when_done(job.target, like) as file, progress_bar() as progress:
             bar = progress.add_task(shown(job.source), total=seconds or None)
