@@ -31,6 +31,31 @@ def check_options(
         _check_adapter(adapter, model)
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Which part of all work, from 1, and of how many.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+
+    Raises:
+        ValueError: it is no such part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {text!r}; the first of four is 1/4, the last 4/4")
+    return int(found[1]), int(found[2])
+
+
+def check_shared(ray: str | None, device: str | None, has_standard: bool) -> None:
+    """Raises ValueError for what cannot be shared out among the workers of a cluster."""
+    if ray is not None and has_standard:
+        raise ValueError("standard input and output are this process's; with --ray give files")
+    if ray is not None and device is not None and ":" in device:
+        raise ValueError(
+            f"device is {device!r}; with --ray every worker has one of its own: give {device.split(':')[0]}"
+        )
+
+
 def _check_place(place: str) -> None:
     """A directory with a configuration, or what can be a Hub id."""
     from hub_upload.places import check_hub, check_place
