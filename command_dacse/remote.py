@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import time
@@ -34,7 +35,10 @@ def find_remote(address: str) -> list[str]:
     files, path = _files_at(address)
     with _naming(address):
         found = files.glob(path) if has_magic(path) else files.find(path)
-        return sorted(files.unstrip_protocol(name) for name in found)
+    root, path = address.rstrip("/"), path.lstrip("/")
+    if root.endswith(path):  # names begin as the address does
+        return sorted(root.removesuffix(path) + name.lstrip("/") for name in found)
+    return sorted(map(files.unstrip_protocol, found))
 
 
 def exists_remote(address: str) -> bool:
@@ -97,8 +101,10 @@ def make_dataset(name: str) -> None:
     """
     from huggingface_hub import HfApi
 
+    files, _ = _files_at(f"hf://datasets/{name}")
     with _naming(f"hf://datasets/{name}"):
         HfApi().create_repo(name, repo_type="dataset", private=True, exist_ok=True)
+        files.invalidate_cache()  # where it may still be missing
 
 
 class RemoteFile:
@@ -135,6 +141,9 @@ def _naming(address: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of one of many libraries
-        if getattr(error, "errno", None) is not None:
-            raise OSError(error.errno, os.strerror(error.errno), address) from error
-        raise OSError(f"{address}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        number, reason = getattr(error, "errno", None), " ".join(str(error).split())
+        if number is None and isinstance(error, FileNotFoundError) and address.endswith(reason):
+            number = errno.ENOENT  # nothing but the path is said
+        if number is not None:
+            raise OSError(number, os.strerror(number), address) from error
+        raise OSError(f"{address}: {reason or type(error).__name__}") from error

@@ -118,6 +118,8 @@ class LoopbackHub:
     def attach(self, monkeypatch) -> None:
         """Sends this very process here, as one who may write; waits between attempts take no time."""
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the endpoint of its first call
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
