@@ -1,6 +1,6 @@
 """Many short files through `dacse enhance --ray local`, against one process.
 
-    python benchmarks/ray.py --files 1000 --seconds 1 [--rounds 3] [--threads 2] [--model DIR]
+    python benchmarks/cluster.py --files 1000 --seconds 1 [--rounds 3] [--threads 2] [--model DIR]
 
 Interleaves one process and Ray with a worker on each core. Prints the median time of each, start included, the ratio,
 and whether both wrote the same, which they do where the process has one thread, as the workers have.
