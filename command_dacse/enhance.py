@@ -14,7 +14,7 @@ from command_dacse.files import FORMATS, STANDARD, plan_jobs
 from command_dacse.options import check_options, check_shared, parse_shard
 from command_dacse.outputs import existing, prepare_targets
 from command_dacse.results import Result, failed_result, report, summarize, write_report
-from command_dacse.terminal import one_line, progress_bar, say
+from command_dacse.terminal import one_line, progress_bar, say, shown
 from command_dacse.work import EnhanceWork, NumberedJob, SharedWork
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
@@ -83,6 +83,8 @@ def enhance(
     Examples:
 
     - `dacse enhance noisy.wav -o clean.wav`
+
+    - `dacse enhance memo.m4a clip.webm meeting.mp4 -o enhanced/`
 
     - `dacse enhance recordings/ -o enhanced/ --batch-size 16 --skip-existing`
 
@@ -177,7 +179,7 @@ def _enhance_all(work: EnhanceWork, jobs: list[NumberedJob], ray: str | None, ov
     prepare_targets([job.target for _, job in jobs])
     if ray is None:
         with progress_bar() as progress:
-            progress.add_task(f"loading {work.settings.model}", total=None)
+            progress.add_task(shown(f"loading {work.settings.model}"), total=None)
             described = work.settings.describe(work.enhancer)
         say(described)
         yield from work.do(jobs)

@@ -52,13 +52,14 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
         return
     path = os.path.realpath(target)
     folder = os.path.dirname(path)
-    with naming(target):
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(path)  # a name that is too long is known before the work is done
-        os.makedirs(folder, exist_ok=True)
-        file = _open_part(folder)
-        temporary = file.name
+    # A name of its own: that of the target may be as long as a name can be.
+    temporary = os.path.join(folder, f"{PART_PREFIX}{os.getpid()}-{os.urandom(4).hex()}{PART_SUFFIX}")
     try:
+        with naming(target):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(path)  # a name that is too long is known before the work is done
+            os.makedirs(folder, exist_ok=True)
+            file = _open_locked(temporary)
         with file:
             yield file
         if like is not None and os.path.isfile(like):
@@ -66,7 +67,7 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
         with naming(target):
             os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it was never made, or has become the target
             os.remove(temporary)
 
 
@@ -104,14 +105,10 @@ def existing(targets: list[str]) -> set[str]:
     return here
 
 
-def _open_part(folder: str) -> BinaryIO:
-    """A file to be renamed when it is complete, locked for as long as it is open.
-
-    It has a name of its own: that of the target may be as long as a name can be.
-    """
+def _open_locked(path: str) -> BinaryIO:
+    """A new file, locked for as long as it is open."""
     while True:
-        path = os.path.join(folder, f"{PART_PREFIX}{os.getpid()}-{os.urandom(4).hex()}{PART_SUFFIX}")
-        file = open(path, "x+b", buffering=0)  # a buffer would be written in vain once more as it is closed
+        file = open(path, "x+b", buffering=0)  # a buffer would be written once more, in vain, when closed
         with contextlib.suppress(OSError):  # of file systems without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # nobody has taken it for a leftover before it was locked

@@ -17,13 +17,13 @@ from command_dacse.formats import choose_encoding
 from command_dacse.outputs import naming, open_sound, written_when_done
 from command_dacse.remote import is_remote
 from command_dacse.search import is_special
-from command_dacse.terminal import one_line, progress_bar, say, write_out
+from command_dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 if TYPE_CHECKING:
     from pipeline_dacse.engine_dacse import EnhancedRecording
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
+LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
 
 @dataclass
@@ -55,13 +55,13 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
     """
     like = None if job.source == STANDARD or is_remote(job.source) else job.source
     try:
-        with progress_bar() as shown:
-            bar = shown.add_task(job.source, total=None)
+        with progress_bar() as progress:
+            bar = progress.add_task(shown(job.source), total=None)
 
             def follow(done: float, seconds: float | None) -> None:
-                shown.update(bar, completed=done, total=seconds)
+                progress.update(bar, completed=done, total=seconds)
 
-            target = written_when_done(job.target, like=like)
+            target = written_when_done(job.target, like)
             done, loss = write_sound(enhanced, target, job.target, audio_format, follow)
     except (OSError, ValueError) as error:
         return failed_result(job, error)
@@ -200,4 +200,4 @@ def name_of(source: str) -> str:
 
 def _named(text: str, result: Result) -> str:
     name = name_of(result.input)
-    return text if name in text else f"{name}: {text}"
+    return text if text.startswith(name) else f"{name}: {text}"

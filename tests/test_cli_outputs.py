@@ -94,6 +94,7 @@ def test_what_cannot_be_written_is_named_with_the_reason_and_the_remedy(target, 
 
 FULL_DISK = """
 import resource, sys
+sys.argv[0] = "dacse"  # which imports no torch
 import numpy as np
 from command_dacse.formats import choose_encoding
 from command_dacse.outputs import open_sound, written_when_done

@@ -1,8 +1,8 @@
 """Keeps what another engine generates on the grid of codebooks. Needs torch, and vLLM where vLLM is to use it.
 
 It lies beside the weights of a plain Llama that `dacse convert --plain-llama` writes. A prompt is
-`[bos] noisy [start_clean]`, its answer as many clean tokens and `[eos]`, frame by frame and codebook by codebook: which
-ids may come next depends on how far an answer has come, on nothing that was generated.
+`[bos] noisy [start_clean]`, its answer as many clean tokens and `[eos]`, frame by frame and codebook by codebook:
+which ids may come next depends on how far an answer has come, on nothing that was generated.
 
     PYTHONPATH=DIR vllm serve DIR --logits-processors codebook_grid:GridLogitsProcessor
 """
