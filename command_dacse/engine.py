@@ -19,6 +19,7 @@ class EngineSettings:
         device: such as "cuda"; None for the best one where it is loaded.
         dtype: precision of the language model.
         int8: whether its matrices are rounded to 8 bits.
+        server: where another engine runs the language model; None for here.
         options: of `EnhanceOptions`, by name.
     """
 
@@ -27,6 +28,7 @@ class EngineSettings:
     device: str | None
     dtype: str
     int8: bool
+    server: str | None
     options: dict[str, Any]
 
     def make_options(self) -> EnhanceOptions:
@@ -58,8 +60,13 @@ class EngineSettings:
         options = self.make_options()
         check_device(self.device)
         place = self.device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-        rounding = {"quantization_config": dacse.Int8Config()} if self.int8 else {}
-        model = dacse.DacSeForEnhancement.from_pretrained(self.model, dtype=self.dtype, **rounding).to(place)
+        if self.server is None:
+            rounding = {"quantization_config": dacse.Int8Config()} if self.int8 else {}
+            model = dacse.DacSeForEnhancement.from_pretrained(self.model, dtype=self.dtype, **rounding).to(place)
+        else:
+            from hub_upload.doors.served import ServedModel
+
+            model = ServedModel.from_config(self.model, self.server)
         processor = find_processor(model) if self.codec is None else new_processor(model, self.codec)
         processor.audio_tokenizer.to(place)
         enhancer = dacse.Enhancer(model, processor)
@@ -68,6 +75,7 @@ class EngineSettings:
 
     def describe(self, enhancer: Enhancer) -> str:
         """A line about what was loaded."""
-        precision = "int8" if self.int8 else str(enhancer.model.dtype).removeprefix("torch.")
         windows = self.make_options().batch_size or enhancer.default_batch_size()
-        return f"{self.model} on {enhancer.model.device} in {precision}, up to {windows} windows at a time"
+        precision = "int8" if self.int8 else str(enhancer.model.dtype).removeprefix("torch.")
+        where = f"{enhancer.model.device} in {precision}" if self.server is None else self.server
+        return f"{self.model} on {where}, up to {windows} windows at a time"

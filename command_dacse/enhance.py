@@ -11,7 +11,7 @@ from command_dacse import default_model
 from command_dacse.cards import write_cards
 from command_dacse.engine import EngineSettings
 from command_dacse.files import FORMATS, STANDARD, plan_jobs
-from command_dacse.options import check_options, check_shared, parse_shard
+from command_dacse.options import SERVED_WINDOWS, check_options, check_served, check_shared, parse_shard
 from command_dacse.outputs import existing, prepare_targets
 from command_dacse.results import Result, failed_result, report, summarize, write_report
 from command_dacse.terminal import one_line, progress_bar, say, shown
@@ -64,6 +64,10 @@ def enhance(
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Address of a vLLM server that runs the model, as dacse convert --plain-llama writes it."),
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Of a data set with several columns of audio.")] = None,
     shard: Annotated[str, typer.Option(help="Do only this part of the work, such as 1/4.")] = "1/1",
     ray: Annotated[
@@ -100,6 +104,7 @@ def enhance(
             raise ValueError("--overwrite and --skip-existing exclude each other; leave one of them out")
         part, parts = parse_shard(shard)
         plan = plan_jobs(inputs, output, audio_format)
+        check_served(server, adapter, int8)
         check_shared(ray, device, any(STANDARD in (job.source, job.target) for job in plan.jobs))
         if as_json and any(job.target == STANDARD for job in plan.jobs):
             raise ValueError("--json and the audio cannot both go to standard output; pass -o")
@@ -123,7 +128,9 @@ def enhance(
         "generate": {"do_sample": do_sample},
         **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
     }
-    settings = EngineSettings(model or default_model(), codec, device, str(dtype), int8, options)
+    if server is not None:  # which takes the likeliest code, and many requests at a time
+        options |= {"minimum_risk": False, "batch_size": batch_size or SERVED_WINDOWS}
+    settings = EngineSettings(model or default_model(), codec, device, str(dtype), int8, server, options)
     work, failure = EnhanceWork(settings, audio_format, column), None
     try:
         check_options(settings.model, codec, adapter, device, window_seconds, overlap_seconds)
