@@ -2,9 +2,9 @@
 
     python benchmarks/engines.py write DIR                          # a random model, prompts, what is expected
     VLLM/bin/python benchmarks/engines.py vllm DIR                   # in vLLM's own environment: both interfaces
-    PYTHONPATH=DIR VLLM/bin/vllm serve DIR --dtype float32 --port 8000 \
+    PYTHONPATH=DIR VLLM/bin/python -m vllm.entrypoints.openai.api_server --model DIR --dtype float32 --port 8000 \
         --logits-processors codebook_grid:GridLogitsProcessor &
-    python benchmarks/engines.py served DIR --url http://127.0.0.1:8000   # audio through the server, against `generate`
+    python benchmarks/engines.py served DIR --url http://127.0.0.1:8000   # the client, against that server
 
 Each prints what it compared, and fails where an id differs.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
@@ -68,7 +68,8 @@ def number_tokenizer(config: LlamaConfig) -> PreTrainedTokenizerFast:
     """
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(config.vocab_size)}))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {name: str(getattr(config, f"{name}_id")) for name in ("bos_token", "pad_token", "eos_token")}
+    names = ("bos_token", "pad_token", "eos_token")
+    special = {name: AddedToken(str(getattr(config, f"{name}_id")), single_word=True) for name in names}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,

@@ -1,4 +1,4 @@
-"""A model that a server runs: what comes back is what the model gives here, and what cannot be asked for is refused."""
+"""A model that a server runs: its answers are those of the model here; what it cannot be asked for is refused."""
 
 import json
 import threading
