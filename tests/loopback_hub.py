@@ -53,6 +53,7 @@ class Repository:
     """One repository; a commit is an immutable `{path: content}`."""
 
     private: bool
+    variables: dict[str, str] = field(default_factory=dict)  # of a Space
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # by sha, oldest first
     titles: dict[str, str] = field(default_factory=dict)  # by sha
     refs: dict[str, str] = field(default_factory=dict)
@@ -117,6 +118,8 @@ class LoopbackHub:
 
     def attach(self, monkeypatch) -> None:
         """Sends this very process here, as one who may write; waits between attempts take no time."""
+        files = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the endpoint of its first call
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -280,6 +283,24 @@ def delete_repository(request: Handler, body: bytes):
     request.repository(kind, repo_id, write=True)
     del request.hub.repositories[kind, repo_id]
     return {}
+
+
+@route("GET", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def space_variables(request: Handler, body: bytes, repo_id: str):
+    return {name: {"value": value} for name, value in request.repository("space", repo_id).variables.items()}
+
+
+@route("POST", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def set_space_variable(request: Handler, body: bytes, repo_id: str):
+    wanted = json.loads(body)
+    request.repository("space", repo_id, write=True).variables[wanted["key"]] = wanted["value"]
+    return space_variables(request, b"", repo_id)
+
+
+@route("DELETE", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def delete_space_variable(request: Handler, body: bytes, repo_id: str):
+    del request.repository("space", repo_id, write=True).variables[json.loads(body)["key"]]
+    return space_variables(request, b"", repo_id)
 
 
 @route("POST", "/api/validate-yaml")
