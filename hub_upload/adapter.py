@@ -81,7 +81,7 @@ def copy_prior(source: str, folder: Path) -> bool:
 
 
 def policy_of(base_model: str) -> dict[str, int | bool]:
-    """What the processor of an adapter's base asks of every call; empty where it asks for nothing, or there is none."""
+    """What the processor of an adapter's base asks of every call; empty where it asks for nothing, or is not there."""
     found = cached_file(base_model, "processor_config.json", _raise_exceptions_for_missing_entries=False)
     config = json.loads(Path(found).read_text()) if found else {}
     return {name: config[name] for name in POLICY if config.get(name)}

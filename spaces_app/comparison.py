@@ -1,4 +1,4 @@
-"""What the player shows of one enhancement: both sides in pieces, loudness, spectrograms, confidence, scores, download.
+"""What the player shows of one enhancement: both sides in pieces, loudness, spectrograms, confidence, scores.
 
 Knows no model and no page; `player.js` reads what `Comparison.state` returns.
 """

@@ -46,6 +46,7 @@ THEME = gr.themes.Soft(
     block_label_text_color_dark="*neutral_200",
     checkbox_label_background_fill_selected="*primary_700",
     checkbox_label_background_fill_selected_dark="*primary_700",
+    checkbox_label_background_fill_hover_dark="*neutral_600",
     checkbox_label_text_color_selected="white",
     checkbox_label_text_color_selected_dark="white",
     block_info_text_color="*neutral_600",
@@ -193,11 +194,10 @@ def _scores(excerpts: list | None) -> str:
         f'<tr><th scope="row">{name}</th><td>{before:.2f}</td><td>{after:.2f}</td></tr>'
         for name, before, after in rows
     )
-    return (
-        f"<table class='dacse-scores'><caption>DNSMOS: the ratings of listeners as a model predicts them, "
-        f"over the first {DNSMOS_SECONDS} seconds at most.</caption><thead><tr><th scope='col'>Score, 1 to 5</th>"
-        f"<th scope='col'>Before</th><th scope='col'>After</th></tr></thead><tbody>{cells}</tbody></table>"
-    )
+    return f"""<table class='dacse-scores'>
+<caption>DNSMOS: the ratings of listeners as a model predicts them, over the first {DNSMOS_SECONDS} seconds of the newest take.</caption>
+<thead><tr><th scope='col'>Score, 1 to 5</th><th scope='col'>Before</th><th scope='col'>After</th></tr></thead>
+<tbody>{cells}</tbody></table>"""  # noqa: E501
 
 
 def message(role: str, text: str, progress: str = "") -> str:

@@ -68,9 +68,7 @@ def read_recording(
     return UploadedRecording(name, digest, waveform, rate, tuple(damage))
 
 
-def _read_blocks(
-    path: str, name: str, stream_audio: Callable[..., Any], max_minutes: float
-) -> tuple[np.ndarray, int]:
+def _read_blocks(path: str, name: str, stream_audio: Callable[..., Any], max_minutes: float) -> tuple[np.ndarray, int]:
     """The waveform and its rate. A header's word for its length is not trusted: what counts is what is there."""
     stream = stream_audio(path)
     try:

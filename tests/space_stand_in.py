@@ -75,6 +75,8 @@ def served_space(pipelines: dict, adapters: dict, results: Path, **limits):
     settings = Settings(**limits)
     space = Space(pipelines, adapters, settings, results)
     space.prepare_examples()
+    for pipe in pipelines.values():
+        pipe.calls.clear()
     page = space.blocks()
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings, results))
     try:

@@ -51,6 +51,14 @@ def test_settings_come_from_the_environment():
     assert not offer.Settings.from_environment({}).trust_remote_code
     with pytest.raises(ValueError, match="DACSE_TRUST_REMOTE_CODE is 'yes'"):
         offer.Settings.from_environment({"DACSE_TRUST_REMOTE_CODE": "yes"})
+    with pytest.raises(ValueError, match="DACSE_MAX_MINUTES is 'long'; give a number above 0"):
+        offer.Settings.from_environment({"DACSE_MAX_MINUTES": "long"})
+
+
+def test_a_space_without_the_package_needs_a_model(monkeypatch):
+    monkeypatch.setattr(offer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="no model is given; set DACSE_MODELS"):
+        offer.load_pipelines(offer.Settings())
 
 
 def test_adapters_beside_a_model_are_found(tmp_path):
@@ -289,6 +297,40 @@ def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uplo
         assert "event: error" in httpx.get(f"{call}/{event}").text and len(pipe.calls) == calls
 
 
+def test_the_space_is_a_tool_whose_arguments_are_described(tmp_path, monkeypatch):
+    """Called as an assistant calls it: over the Model Context Protocol, with the address of a recording."""
+    import asyncio
+    import json
+
+    mcp = pytest.importorskip("mcp", reason="gradio[mcp] brings it")
+    from mcp.client.streamable_http import streamablehttp_client
+
+    monkeypatch.setattr("gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])  # loopback is refused else
+    (tmp_path / "results").mkdir()
+    pipe = StandIn()
+
+    async def call(address: str):
+        async with (
+            streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            (tool,) = (await session.list_tools()).tools
+            example = f"{address}gradio_api/file={page.EXAMPLES['machine noise']}"
+            arguments = {"audio": example, "strength": 0.5, "keep_recording": "no"}
+            return tool, await session.call_tool(tool.name, arguments)
+
+    with served_space({"one": pipe}, {"one": ["dereverb"]}, tmp_path / "results") as address:
+        tool, result = asyncio.run(call(address))
+    assert tool.description.startswith("Enhances a recording of speech")
+    described = tool.inputSchema["properties"]
+    assert list(described) == ["audio", *offer.Choices._fields]
+    assert all(part["description"] for part in described.values())
+    assert described["adapter"]["enum"] == ["none", "dereverb"] and tool.inputSchema["required"] == ["audio"]
+    assert not result.isError and "machine_noise.enhanced.wav" in json.dumps(result.model_dump())
+    assert pipe.calls == [{"strength": 0.5, "adapter": None, "keep_recording": False}]
+
+
 def test_the_header_names_the_tested_gradio_and_files_that_exist():
     header = (ROOT / "spaces_app" / "README.md").read_text().split("---")[1]
     fields = dict(line.split(": ", 1) for line in header.strip().splitlines() if ": " in line)
@@ -303,7 +345,7 @@ def test_the_space_requires_what_it_and_the_remote_code_import_in_the_versions_o
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "spaces_app" / "requirements.txt").read_text().splitlines()
     ours = {name_of(line): line for line in project["dependencies"]}
-    theirs = {name_of(line): line for line in lines if not line.startswith("#")}
+    theirs = {name_of(line): line.split(" #")[0] for line in lines if not line.startswith("#")}
     shared = ours.keys() & theirs.keys()
     assert len(shared) == 10 and all(ours[name] == theirs[name] for name in shared)
     files = [*(ROOT / "spaces_app").glob("*.py"), *TRAVELLING]
