@@ -91,10 +91,11 @@ class Fault:
 class LoopbackHub:
     """The server and its state; a context manager.
 
-    `user` owns the namespaces "user" and "org" through `TOKEN`; `READ_TOKEN` may only read.
+    `user` owns the namespaces through `TOKEN`; `READ_TOKEN` may only read.
     """
 
-    def __init__(self):
+    def __init__(self, namespaces: tuple[str, ...] = ("user", "org")):
+        self.namespaces = namespaces
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -234,7 +235,7 @@ class Handler(BaseHTTPRequestHandler):
     def demand_write(self, namespace: str) -> None:
         if self.token not in (TOKEN, READ_TOKEN):
             raise Refused(401, "Unauthorized", "Invalid credentials in Authorization header")
-        if self.token == READ_TOKEN or namespace not in ("user", "org"):
+        if self.token == READ_TOKEN or namespace not in self.hub.namespaces:
             raise Refused(403, "Forbidden", f'You don\'t have the rights to write under the namespace "{namespace}"')
 
     def repository(self, kind: str | None, repo_id: str, write: bool = False) -> Repository:

@@ -15,7 +15,7 @@ PICTURE = re.compile(r'<img alt="[^"]*" src="(?:\.\./)*pictures/(?P<name>[a-z]+)
 
 def on_page_markdown(markdown: str, **_) -> str:
     """Puts what a page asks for into it."""
-    return DIRECTIVE.sub(lambda match: expand(match), markdown)
+    return DIRECTIVE.sub(expand, markdown)
 
 
 def on_page_content(html: str, **_) -> str:
@@ -63,4 +63,5 @@ def command_line() -> str:
     from command_dacse.cli import app
 
     command = typer.main.get_command(app)
-    return get_docs_for_click(obj=command, ctx=typer.Context(command), name="dacse").split("\n", 1)[1]
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="dacse").split("\n", 1)[1]
+    return text.replace("][", "]\\[")  # which would be a link
