@@ -6,7 +6,7 @@
 |---|---|
 | README.md's table, docs/evaluation/ | the test split of CORPUS, spoiled by a recipe |
 | docs/samples/ (players), docs/before_after.png | examples/audio, and what of the test split may be passed on |
-| dacse/tiny: card and summaries | all of them |
+| dacse/tiny: card and summaries | the test split and examples/audio |
 
 CORPUS is a folder with a MANIFEST.tsv (columns kind, split, speaker, source, licence, bandwidth_hz, snr_db). The
 command goes on where it was stopped, and refuses a checkout with changes, or a run that another commit began. With
@@ -41,7 +41,7 @@ WHERE = "bandwidth_hz >= 14000 and snr_db >= 28"  # full-band, clean enough to b
 PASSED_ON = r"^(?:CC0|CC-BY(?:-\d.*)?|Public-Domain)(?: |$)"  # licences under which recordings may stand in docs/
 RIVALS = ["noisereduce", "rnnoise", "deepfilternet"]
 SYSTEMS = ["noisy", "clean", "codec", "generated", "dacse", *RIVALS]
-HEARD_SECONDS = [3.0, 6.0]  # of the clips in the players
+HEARD_SECONDS = [3.0, 5.0]  # of the clips in the players
 TINY, TINY_NAME = Path("dacse/tiny"), "dacse/tiny"
 
 
@@ -64,20 +64,20 @@ def main() -> None:
     commits = {commit for summary in runs.values() for commit in summary["commits"]}
     if args.into == ROOT and commits != {commit}:
         sys.exit(f"{args.output} was begun by {', '.join(commits)}, and this is {commit}: give another --output")
-    publish(args.output, runs["test"], args.into, credits)
+    publish(args.output, runs["held-out"], args.into, credits)
 
 
 def test_sets(corpus: Path, output: Path, clips: int) -> dict[str, tuple[TestSet, list[str]]]:
     """What is run, by the name of the run, and with which systems."""
     recipe = output / "heard.yaml"
     recipe.write_text(yaml.safe_dump(yaml.safe_load(RECIPE.read_text()) | {"clip_seconds": HEARD_SECONDS}))
-    spoiled = render_test_set(str(corpus), RECIPE, output / "test" / "test_set", clips, where=WHERE)
-    heard = render_test_set(str(output / "shareable.tsv"), recipe, output / "heard" / "test_set", 1, where=WHERE)
+    spoiled = render_test_set(str(corpus), RECIPE, output / "held-out" / "test_set", clips, where=WHERE)
+    heard = render_test_set(str(output / "shareable.tsv"), recipe, output / "spoiled" / "test_set", 1, where=WHERE)
     real = open_test_set(str(ROOT / "examples" / "audio"), output)
     return {
-        "test": (replace(spoiled, name="test"), SYSTEMS),
+        "held-out": (replace(spoiled, name="held-out"), SYSTEMS),
         "recordings": (replace(real, name="recordings"), ["noisy", "generated", "dacse", *RIVALS]),
-        "heard": (replace(heard, name="heard"), SYSTEMS),
+        "spoiled": (replace(heard, name="spoiled"), ["noisy", "clean", "generated", "dacse", *RIVALS]),
     }
 
 
@@ -105,25 +105,27 @@ def run(test_set: TestSet, systems: list[str], folder: Path, processes: int) -> 
 
 def publish(output: Path, summary: dict, root: Path, credits: list[str]) -> None:
     """Writes table, report, players, picture and card below `root`."""
-    runs = [output / name for name in ("test", "recordings", "heard")]
+    held_out, recordings, spoiled = (output / name for name in ("held-out", "recordings", "spoiled"))
     root.mkdir(parents=True, exist_ok=True)
     readme = put_table((ROOT / "README.md").read_text(), summary)
     (root / "README.md").write_text(readme)
-    put_report(output / "test", root / "docs" / "evaluation")
+    put_report(held_out, root / "docs" / "evaluation")
     shutil.rmtree(root / "docs" / "samples", ignore_errors=True)
-    write_samples(root / "docs" / "samples", runs[1:], "dacse beside others", credits=credits)
+    write_samples(root / "docs" / "samples", [recordings, spoiled], "dacse beside others", credits=credits)
     picture = [sys.executable, ROOT / "examples" / "before_after.py", *sorted((ROOT / "examples/audio").glob("*.wav"))]
     subprocess.run([*picture, "--output", root / "docs" / "before_after.png"], check=True)
     if root != ROOT:
         shutil.copytree(ROOT / TINY, root / TINY, dirs_exist_ok=True)
-    put_card(runs, root / TINY)
+    put_card([held_out, recordings], root / TINY)
 
 
 def put_table(readme: str, summary: dict) -> str:
     """The README with the digest of a run between its two marks."""
+    phones = " PER is the share of phones that a small recogniser hears otherwise than in the clean recording."
     notes = (
         f"{about(summary)} Means over the same clips for all systems; the best enhancer of each column is bold, "
         "whoever it is; work in seconds of one core per second of audio."
+        f"{phones if 'per' in summary['metrics'] else ''} [Listen](docs/samples/index.html)."
     )
     text = "\n\n".join([digest_table(summary), notes, footer(summary)])
     return BLOCK.sub(lambda _: f"{text}\n", readme)

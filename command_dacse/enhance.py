@@ -12,7 +12,7 @@ from command_dacse import default_model
 from command_dacse.files import FORMATS, STANDARD, Job, Plan, plan_jobs
 from command_dacse.options import check_options
 from command_dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
-from command_dacse.terminal import one_line, progress_bar, say
+from command_dacse.terminal import one_line, progress_bar, say, shown
 
 if TYPE_CHECKING:
     from pipeline_dacse import EnhanceOptions, Enhancer
@@ -69,6 +69,8 @@ def enhance(
     Examples:
 
     - `dacse enhance noisy.wav -o clean.wav`
+
+    - `dacse enhance memo.m4a clip.webm meeting.mp4 -o enhanced/`
 
     - `dacse enhance recordings/ -o enhanced/ --batch-size 16 --skip-existing`
 
@@ -155,7 +157,7 @@ def _load(
 ) -> tuple["Enhancer", "EnhanceOptions"]:
     """The engine and the options of the call, checked before any file is read; what was chosen is said."""
     with progress_bar() as progress:
-        progress.add_task(f"loading {path}", total=None)
+        progress.add_task(shown(f"loading {path}"), total=None)
         import torch
         from transformers.utils import logging
 

@@ -143,16 +143,16 @@ def _search(folder: str, output: str | None, plan: Plan) -> list[tuple[str, str]
     def unreadable(error: OSError) -> None:
         plan.problems[error.filename] = f"folder cannot be read ({error.strerror})"
 
-    searched = set()
+    linked: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        searched.add(os.path.realpath(place))
         for name in sorted(folders):
             path = os.path.join(place, name)
             if name.startswith("."):
                 left_out.hidden.append(os.path.relpath(path, folder) + os.sep)
-            elif os.path.islink(path) and _leads_to(path, searched):
+            elif os.path.islink(path) and _is_searched(path, folder, linked):
                 left_out.loops.append(os.path.relpath(path, folder))
             else:
+                linked |= {os.path.realpath(path)} if os.path.islink(path) else set()
                 continue
             folders.remove(name)
         for name in sorted(names):
@@ -173,10 +173,10 @@ def _search(folder: str, output: str | None, plan: Plan) -> list[tuple[str, str]
     return sorted(found, key=lambda pair: Path(pair[1]).parts)
 
 
-def _leads_to(link: str, searched: set[str]) -> bool:
-    """Whether a link leads to a folder that is searched already, or to one that holds such a folder."""
-    place = os.path.realpath(link)
-    return any(other == place or other.startswith(place.rstrip(os.sep) + os.sep) for other in searched)
+def _is_searched(link: str, folder: str, linked: set[str]) -> bool:
+    """Whether a link leads into the folder that is searched, to one around it, or where another link has led."""
+    place, root = os.path.realpath(link), os.path.realpath(folder)
+    return os.path.commonpath([place, root]) in (place, root) or place in linked
 
 
 def _identity(source: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from command_dacse import default_model
-from command_dacse.terminal import one_line
+from command_dacse.terminal import one_line, say
 from hub_upload.places import check_place
 
 
@@ -31,7 +31,7 @@ def info(
         check_place(model or default_model())
         facts = collect_facts(model or default_model(), size)
     except (OSError, ValueError) as error:
-        typer.echo(f"error: {one_line(error)}", err=True)
+        say(f"error: {one_line(error)}")
         raise typer.Exit(1) from error
     if as_json:
         print(json.dumps(facts, indent=2))

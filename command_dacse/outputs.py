@@ -42,14 +42,14 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
         return
     path = os.path.realpath(target)
     folder = os.path.dirname(path)
-    with naming(target):
-        with contextlib.suppress(FileNotFoundError):
-            os.stat(path)  # a name that is too long is known before the work is done
-        os.makedirs(folder, exist_ok=True)
-        # A name of its own: that of the target may be as long as a name can be.
-        temporary = os.path.join(folder, f".dacse-{os.getpid()}-{os.urandom(4).hex()}.part")
-        file = open(temporary, "x+b", buffering=0)  # a buffer would be written in vain once more as it is closed
+    # A name of its own: that of the target may be as long as a name can be.
+    temporary = os.path.join(folder, f".dacse-{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
+        with naming(target):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(path)  # a name that is too long is known before the work is done
+            os.makedirs(folder, exist_ok=True)
+            file = open(temporary, "x+b", buffering=0)  # a buffer would be written once more, in vain, when closed
         with file:
             yield file
         if like is not None and os.path.isfile(like):
@@ -57,7 +57,7 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
         with naming(target):
             os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it was never made, or has become the target
             os.remove(temporary)
 
 

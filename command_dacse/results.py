@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO
 from command_dacse.files import STANDARD, Job, output_format
 from command_dacse.formats import choose_encoding
 from command_dacse.outputs import naming, open_sound, written_when_done
-from command_dacse.terminal import one_line, progress_bar, say, write_out
+from command_dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 if TYPE_CHECKING:
     from pipeline_dacse.engine_dacse import EnhancedRecording
 
-LEAST_BYTES_A_SECOND = 1000  # of any recording, where its header does not say how long it is
+LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
 
 @dataclass
@@ -52,13 +52,13 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
         encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
         loss = encoding.loss
         like = None if job.source == STANDARD else job.source
-        with written_when_done(job.target, like=like) as file, progress_bar() as shown:
-            bar = shown.add_task(job.source, total=seconds or None)
+        with written_when_done(job.target, like) as file, progress_bar() as progress:
+            bar = progress.add_task(shown(job.source), total=seconds or None)
             with open_sound(file, job.target, encoding, rate, source.channels, source.tags) as write:
                 for piece in itertools.chain([first], pieces):
                     write(piece.audio)
                     done += piece.audio.shape[1] / rate
-                    shown.update(bar, completed=done)
+                    progress.update(bar, completed=done)
     except (OSError, ValueError) as error:
         return Result(job.source, job.target, "failed", error=one_line(error))
     return Result(job.source, job.target, "enhanced", done, warnings=[loss] if loss else [])
@@ -128,4 +128,4 @@ def name_of(source: str) -> str:
 
 def _named(text: str, result: Result) -> str:
     name = name_of(result.input)
-    return text if name in text else f"{name}: {text}"
+    return text if text.startswith(name) else f"{name}: {text}"

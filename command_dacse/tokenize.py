@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from command_dacse import default_model
 from command_dacse.terminal import one_line
-from dacse import default_model
 
 HELP = {
     "corpus": "Clean speech (folder, manifest, data set on the Hub); without --recipe a folder of noisy/clean pairs.",

@@ -88,7 +88,7 @@ def run_benchmark(
     clips = collect(folder, test_set, systems, metrics)
     clips.to_parquet(folder / "clips.parquet.tmp", index=False)
     (folder / "clips.parquet.tmp").rename(folder / "clips.parquet")
-    summary = {**run, "metrics": scales, "systems": summarize(clips, list(scales), against)}
+    summary = {**run, "metrics": scales, "systems": summarize(clips, scales, against)}
     write_json(folder / "summary.json", summary)
     return summary
 

@@ -9,6 +9,7 @@ import pandas
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402  (the backend is chosen first)
+from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from .audio import read_mono  # noqa: E402
 from .benchmark import audio_path  # noqa: E402
@@ -73,6 +74,9 @@ def draw_speed(summary: dict, scores: list[str], path: Path) -> Path:
             axes.scatter(row["real_time_factor"], mean)
             axes.annotate(system, (row["real_time_factor"], mean), fontsize="small")
         axes.set_xscale("log")
+        axes.margins(x=0.25)  # room for the names
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("seconds of work per second of audio, one core")
         axes.set_ylabel(summary["metrics"][score]["label"])
     return save(figure, path)

@@ -13,6 +13,7 @@ from .statistics import compare, interval
 # ITU-R BS.1534-3, section 4.1.2: who, in more than 15 % of the trials, rates the hidden reference below 90 or the
 # mid-range anchor above 90 is left out
 LIMIT = 90
+SCALE = (0, 100)
 MOST_MISSED = 0.15
 
 
@@ -58,7 +59,7 @@ def analyse(run: str | Path, files: Sequence[str | Path], against: str = "noisy"
     }
     found = compare(differences, *factors)
     systems = {
-        system: {**interval(ratings[system].to_numpy(), *factors), "difference": found.get(system)}
+        system: interval(ratings[system].to_numpy(), *factors, bounds=SCALE) | {"difference": found.get(system)}
         for system in ratings
     }
     best_first = dict(sorted(systems.items(), key=lambda item: -item[1]["mean"]))

@@ -89,7 +89,7 @@ def in_turn(indices: Sequence[int], speakers: Sequence[str | None], rng: np.rand
     """The recordings, a speaker after the other: one of each, then a second of each that has more.
 
     >>> in_turn([0, 1, 2, 3], ["a", "a", "a", "b"], np.random.default_rng(0))
-    [2, 3, 0, 1]
+    [3, 2, 0, 1]
     """
     of_speaker = defaultdict(list)
     for index in rng.permutation(indices):

@@ -14,7 +14,6 @@ from .listening import choose_clips
 from .report import footer
 
 RATE = 44100  # of MP3, which knows no rate above 48 kHz
-BEST = 0.0  # compression level of the encoder
 PAGES = Environment(
     loader=PackageLoader(__package__, "pages"),
     autoescape=True,
@@ -47,7 +46,7 @@ def write_samples(folder: Path, runs: Sequence[Path], title: str, clips: int = 9
             for system in summary["systems"]:
                 file = f"audio/{summary['test_set']['name']}-{clip}-{slug(system)}.mp3"
                 waveform, rate = read_mono(audio_path(run, system, clip))
-                soundfile.write(folder / file, resample(waveform, rate, RATE), RATE, compression_level=BEST)
+                soundfile.write(folder / file, resample(waveform, rate, RATE), RATE)
                 players.append({"system": system, "file": file})
             shown.append({"title": f"{summary['test_set']['name']}: {clip}", "players": players})
         notes.append(f"{summary['test_set']['name']}: {footer(summary)}")

@@ -13,7 +13,9 @@ from scipy.stats import t as student
 LEVEL = 0.95
 
 
-def interval(values: np.ndarray, *factors: np.ndarray, level: float = LEVEL) -> dict:
+def interval(
+    values: np.ndarray, *factors: np.ndarray, level: float = LEVEL, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> dict:
     """Mean of `values` (clip,) and its confidence interval; NaN values are left out.
 
     Args:
@@ -21,6 +23,7 @@ def interval(values: np.ndarray, *factors: np.ndarray, level: float = LEVEL) -> 
         factors: labels (clip,) of what clips have in common. None: clips are independent. One: those of a label are
             alike. Two: both at once, such as the assessor and the trial of a rating.
         level: probability with which the interval is to hold the mean of the population.
+        bounds: ends of the scale, beyond which no mean can lie.
 
     Returns:
         `{"mean", "low", "high", "count"}`; None for what cannot be told: all without clips, the interval where a
@@ -36,7 +39,8 @@ def interval(values: np.ndarray, *factors: np.ndarray, level: float = LEVEL) -> 
     if freedom < 1:
         return {"mean": mean, "low": None, "high": None, "count": len(values)}
     reach = float(student.ppf((1 + level) / 2, freedom) * np.sqrt(variance))
-    return {"mean": mean, "low": mean - reach, "high": mean + reach, "count": len(values)}
+    low, high = max(mean - reach, bounds[0]), min(mean + reach, bounds[1])
+    return {"mean": mean, "low": low, "high": high, "count": len(values)}
 
 
 def compare(differences: Mapping[str, np.ndarray], *factors: np.ndarray) -> dict[str, dict]:

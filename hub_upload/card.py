@@ -21,7 +21,11 @@ from .facts import Facts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DATA_FILES = {"tokens": "tokens-*.parquet", "pairs": "data/*.parquet"}
+TOKEN_FILES = {"train": "train/*.arrow", "validation": "valid/*.arrow"}
+DATA_FILES = {
+    "tokens": [{"split": split, "path": path} for split, path in TOKEN_FILES.items()],
+    "pairs": "data/*.parquet",
+}
 MODEL_TAGS = ["dacse", "speech-enhancement", "audio", "denoising", "dereverberation", "packet-loss-concealment"]
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "cards"),
@@ -129,7 +133,7 @@ def dataset_card(name: str, kind: str, rows: "Dataset", details: dict, facts: Fa
         name: the data set's id on the Hub.
         kind: "tokens" or "pairs".
         rows: the data set, as `datasets` loads it.
-        details: of a token cache: what it was made from.
+        details: of tokens: what they were made from.
         facts: the publisher's.
     """
     metadata = {

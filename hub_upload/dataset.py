@@ -1,4 +1,4 @@
-"""Writes the repository of a data set: a token cache, or pairs of noisy and clean recordings, with a card.
+"""Writes the repository of a data set: tokens, or pairs of noisy and clean recordings, with a card.
 
 Knows no model and no codec.
 """
@@ -14,6 +14,7 @@ from .facts import Facts
 
 SHARD_BYTES = 500 << 20  # of audio in one parquet file
 CACHE_NAME = "cache.json"
+PARTS = ("train", "valid")  # of tokens
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
@@ -21,35 +22,40 @@ def stage_dataset(source: Path, folder: Path, name: str) -> None:
     """Fills `folder` with what the repository of a data set needs, and loads it once to prove that it loads.
 
     Args:
-        source: the folder of a token cache (`cache.json` and parquet shards), or one with the folders `noisy` and
-            `clean`, of recordings of the same names. `card.yaml` in it states the licence and the origin.
+        source: a folder of tokens, as `dacse tokenize` makes it, or one with the folders `noisy` and `clean`, of
+            recordings of the same names. `card.yaml` in it states the licence and the origin.
         folder: an existing, empty folder.
         name: the data set's id on the Hub.
 
     Raises:
         ValueError: `source` is neither, or a recording lacks its partner.
     """
-    if (source / CACHE_NAME).is_file():
-        kind, details, shards = "tokens", json.loads((source / CACHE_NAME).read_text()), copy_cache(source, folder)
+    if (source / PARTS[0] / CACHE_NAME).is_file():
+        details = json.loads((source / PARTS[0] / CACHE_NAME).read_text())
+        kind, shards = "tokens", copy_tokens(source, folder)
     elif (source / "noisy").is_dir() and (source / "clean").is_dir():
         kind, details, shards = "pairs", {}, write_pairs(find_pairs(source), folder)
     else:
-        raise ValueError(f"{source} is neither a token cache ({CACHE_NAME}) nor a pair set (folders noisy and clean)")
+        raise ValueError(
+            f"{source} holds neither tokens (folder train with {CACHE_NAME}) nor pairs (folders noisy and clean)"
+        )
     facts = Facts.read(source)
     facts.write(folder)
-    rows = load_dataset("parquet", data_files=[str(folder / shard) for shard in shards], split="train")
+    builder = "arrow" if kind == "tokens" else "parquet"
+    rows = load_dataset(builder, data_files=[str(folder / shard) for shard in shards], split="train")
     (folder / "README.md").write_text(dataset_card(name, kind, rows, details, facts))
 
 
-def copy_cache(source: Path, folder: Path) -> list[str]:
-    """Copies a token cache as it is, so that its repository, downloaded, is a token cache again."""
-    # A cache that has grown may still hold the shorter last shard it had before: the last name of a first row counts.
-    shards = {path.stem.split("-")[1]: path for path in sorted(source.glob("tokens-*.parquet"))}
-    if not shards:
-        raise ValueError(f"{source} holds {CACHE_NAME} and no tokens-*.parquet: the cache is empty")
-    for path in (source / CACHE_NAME, *shards.values()):
-        shutil.copy(path, folder)
-    return [path.name for path in shards.values()]
+def copy_tokens(source: Path, folder: Path) -> list[str]:
+    """Copies tokens as they are, to be trained on from the Hub; returns the shards to train on."""
+    for part in PARTS:
+        shards = sorted((source / part).glob("tokens-*.arrow"))
+        if not shards:
+            raise ValueError(f"{source / part} holds no tokens-*.arrow: make them with `dacse tokenize`")
+        (folder / part).mkdir()
+        for path in (source / part / CACHE_NAME, *shards):
+            shutil.copy(path, folder / part)
+    return [f"{PARTS[0]}/{path.name}" for path in sorted((source / PARTS[0]).glob("tokens-*.arrow"))]
 
 
 def find_pairs(source: Path) -> list[tuple[str, Path, Path]]:

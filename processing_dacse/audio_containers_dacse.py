@@ -53,7 +53,7 @@ class Chunks(NamedTuple):
     byteorder: str
     alignment: int
     audio_id: bytes
-    counts_itself: bool = False  # the size of a chunk holds its id and size
+    counted: int = 0  # bytes of its id and size that the size of a chunk counts
 
 
 CHUNKS = {
@@ -61,7 +61,7 @@ CHUNKS = {
     "rifx": Chunks(12, 4, 4, "big", 2, b"data"),
     "rf64": Chunks(12, 4, 4, "little", 2, b"data"),
     "aiff": Chunks(12, 4, 4, "big", 2, b"SSND"),
-    "w64": Chunks(40, 16, 8, "little", 8, W64_DATA, counts_itself=True),
+    "w64": Chunks(40, 16, 8, "little", 8, W64_DATA, counted=24),
     "caf": Chunks(8, 4, 8, "big", 1, b"data"),
 }
 
@@ -190,12 +190,19 @@ def _part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
         tag = _tag_bytes(_read(file, start, 10))
         head = _read(file, start + tag, 1 << 13)[: stop - start]
         return Part(start, stop, kind, is_counted=bool(re.search(MP3_COUNTS, head, re.DOTALL)) or b"VBRI" in head)
+    if kind == "au" or kind in CHUNKS:
+        return _pcm_part(file, kind, start, stop)
+    return Part(start, stop, kind)
+
+
+def _pcm_part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
+    """With the true size of the audio in place of the one its header claims."""
     place = _place_of_audio(file, kind, start, stop)
     if place is None:
         return Part(start, stop, kind)
     field, width, byteorder, body = place
+    own = CHUNKS[kind].counted if kind in CHUNKS else 0
     size, present = int.from_bytes(_read(file, field, width), byteorder), max(0, stop - body)
-    own = CHUNKS[kind].id_bytes + width if kind == "w64" else 0  # what the size counts besides the audio
     claimed = max(0, size - own)
     if claimed == present or (claimed < present and _is_end_of_audio(file, kind, body, claimed, stop)):
         return Part(start, stop, kind)
@@ -215,8 +222,6 @@ def _place_of_audio(file: BinaryIO, kind: str, start: int, stop: int) -> tuple[i
     """Where the size of the audio stands, its bytes and their order, and where the audio begins."""
     if kind == "au":
         return start + 8, 4, "big", start + int.from_bytes(_read(file, start + 4, 4), "big")
-    if kind not in CHUNKS:
-        return None
     chunks = CHUNKS[kind]
     head = chunks.id_bytes + chunks.size_bytes
     position = start + chunks.first
@@ -227,7 +232,7 @@ def _place_of_audio(file: BinaryIO, kind: str, start: int, stop: int) -> tuple[i
             if kind == "rf64" and size == 0xFFFFFFFF:
                 return start + 28, 8, "little", position + head  # in the chunk ds64, which comes first
             return position + chunks.id_bytes, chunks.size_bytes, chunks.byteorder, position + head
-        position += max(head, size if kind == "w64" else head + size)
+        position += max(head, head + size - chunks.counted)
         position += (start - position) % chunks.alignment
     return None
 

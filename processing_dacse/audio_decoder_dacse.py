@@ -68,7 +68,7 @@ class FileDecoder:
         arrays = first.arrays()
         start = next(arrays, None)
         if start is None:
-            raise ValueError(f"{name} has no samples; {REMEDY}")
+            raise ValueError(f"{name} has no samples that can be decoded; {REMEDY}")
         self.format, self.sample_type, self.tags = first.format, first.sample_type, first.tags
         seconds = first.estimated_seconds
         self.estimated_samples = round(seconds * self.format.sampling_rate) * len(self.parts) if seconds else None
@@ -157,8 +157,6 @@ class TrackDecoder:
 
     def arrays(self) -> Iterator[np.ndarray]:
         """Yields float32 (channel, sample) of any length, once; says what was amiss when all is read."""
-        if self.part.fault:
-            _warn(self.name, self.part.fault)
         with self.container:
             held, count = deque(), 0
             for array in self._placed():
@@ -170,7 +168,7 @@ class TrackDecoder:
             if held:
                 end = np.concatenate(held, axis=1)
                 yield end[:, : count - self._filling()]
-            self._report()
+                self._report()
 
     def _placed(self) -> Iterator[np.ndarray]:
         """What is decoded, with silence where its times say that something is missing."""
@@ -270,7 +268,9 @@ class TrackDecoder:
         return filling if 0 < filling <= LARGEST_FILLING else 0
 
     def _report(self) -> None:
-        rate = self.format.sampling_rate if self.format else 1
+        if self.part.fault:
+            _warn(self.name, self.part.fault)
+        rate = self.format.sampling_rate
         ends = f"ends after {self.count / rate:.6g} s"
         if self.lost:
             seconds, first = sum(length for _, length in self.lost) / rate, self.lost[0][0] / rate

@@ -34,6 +34,7 @@ class Kind:
     rounding: int = 0  # samples that may be missing at the end of one that is exact
     sample_type: str | None = None  # as it is read
     channels: tuple[int, ...] = (1, 2)
+    other_rates: tuple[int, ...] = ()
     shortest: int = 1  # samples it can hold, or whose number it can tell
     options: tuple[tuple[str, str], ...] = ()
 
@@ -43,59 +44,62 @@ class Kind:
 
 
 STEP = 2**-15  # of 16 bits
+ANY = (1000, 3500, 8000, 11025, 16000, 22050, 32000, 48000, 96000, 192_000)
+COMMON = (16000, 22050, 24000, 32000, 48000)
 FRAGMENTS = (("movflags", "frag_keyframe+empty_moov"),)
 KINDS = {
-    "wav": Kind("WAV", "PCM_16", error=STEP, sample_type="int16"),
-    "wav of 8 bits": Kind("WAV", "PCM_U8", error=2**-6, sample_type="uint8"),
-    "wav of 24 bits": Kind("WAV", "PCM_24", error=2**-23, sample_type="int24"),
-    "wav of 32 bits": Kind("WAV", "PCM_32", error=2**-23, sample_type="int32"),
-    "wav of floats": Kind("WAV", "FLOAT", error=0, sample_type="float32"),
-    "wav of doubles": Kind("WAV", "DOUBLE", error=0, sample_type="float64"),
-    "wav of A-law": Kind("WAV", "ALAW", error=0.01),
-    "wav extensible": Kind("WAVEX", "PCM_16", error=STEP, sample_type="int16"),
-    "rf64": Kind("RF64", "PCM_16", error=STEP, sample_type="int16"),
-    "w64": Kind("W64", "PCM_16", error=STEP, sample_type="int16"),
-    "aiff": Kind("AIFF", "PCM_16", error=STEP, sample_type="int16"),
-    "au": Kind("AU", "PCM_16", error=STEP, sample_type="int16"),
-    "caf": Kind("CAF", "PCM_16", error=STEP, sample_type="int16"),
+    "wav": Kind("WAV", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "wav of 8 bits": Kind("WAV", "PCM_U8", error=2**-6, sample_type="uint8", other_rates=ANY),
+    "wav of 24 bits": Kind("WAV", "PCM_24", error=2**-23, sample_type="int24", other_rates=ANY),
+    "wav of 32 bits": Kind("WAV", "PCM_32", error=2**-23, sample_type="int32", other_rates=ANY),
+    "wav of floats": Kind("WAV", "FLOAT", error=0, sample_type="float32", other_rates=ANY),
+    "wav of doubles": Kind("WAV", "DOUBLE", error=0, sample_type="float64", other_rates=ANY),
+    "wav of A-law": Kind("WAV", "ALAW", error=0.01, other_rates=ANY),
+    "wav extensible": Kind("WAVEX", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "rf64": Kind("RF64", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "w64": Kind("W64", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "aiff": Kind("AIFF", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "au": Kind("AU", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "caf": Kind("CAF", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
     "nist": Kind("NIST", "PCM_16", error=STEP, sample_type="int16"),
-    "flac": Kind("FLAC", "PCM_16", error=STEP, sample_type="int16"),
-    "flac of 24 bits": Kind("FLAC", "PCM_24", error=2**-23, sample_type="int24"),
-    "flac in ogg": Kind("ogg", "flac", error=STEP, sample_type="int16"),
-    "ogg": Kind("OGG", "VORBIS"),
+    "flac": Kind("FLAC", "PCM_16", error=STEP, sample_type="int16", other_rates=ANY),
+    "flac of 24 bits": Kind("FLAC", "PCM_24", error=2**-23, sample_type="int24", other_rates=ANY),
+    "flac in ogg": Kind("ogg", "flac", error=STEP, sample_type="int16", other_rates=ANY),
+    "ogg": Kind("OGG", "VORBIS", other_rates=COMMON),
     "opus": Kind("OGG", "OPUS", 48000),
-    "mp3": Kind("MP3", "MPEG_LAYER_III"),
+    "mp3": Kind("MP3", "MPEG_LAYER_III", shortest=600, other_rates=COMMON),
     "mp3 of lame": Kind("mp3", "libmp3lame", is_exact=False, shortest=2000),  # FFmpeg may count 46 samples too many
     # FFmpeg writes the length of these in thousandths of a second, and reads no packet that begins after that.
-    "m4a": Kind("ipod", "aac", rounding=23, shortest=100),
-    "alac": Kind("ipod", "alac", error=2**-23, rounding=23, sample_type="int24", shortest=100),
+    "m4a": Kind("ipod", "aac", rounding=23, shortest=100, other_rates=COMMON),
+    "alac": Kind("ipod", "alac", error=2**-23, rounding=23, sample_type="int24", shortest=100, other_rates=COMMON),
     "mp4 of opus": Kind("mp4", "libopus", 48000, rounding=24, shortest=1000),
-    "fragmented mp4": Kind("mp4", "aac", is_exact=False, delay=1024, options=FRAGMENTS),
-    "aac": Kind("adts", "aac", is_exact=False, delay=1024, shortest=3000),
+    "fragmented mp4": Kind("mp4", "aac", is_exact=False, delay=1024, options=FRAGMENTS, other_rates=COMMON),
+    "aac": Kind("adts", "aac", is_exact=False, delay=1024, shortest=3000, other_rates=COMMON),
     "webm": Kind("webm", "libopus", 48000, shortest=1000),
     "webm of a browser": Kind("webm", "libopus", 48000, shortest=1000, options=(("live", "1"),)),
-    "mkv": Kind("matroska", "aac", is_exact=False),
+    "mkv": Kind("matroska", "aac", is_exact=False, other_rates=COMMON),
     "wma": Kind("asf", "wmav2", is_exact=False, error=0.04, delay=-2048, shortest=9000),
     "amr": Kind("amr", "libopencore_amrnb", 8000, is_exact=False, error=None, channels=(1,), shortest=2000),
     "3gp": Kind("3gp", "libopencore_amrnb", 8000, is_exact=False, error=None, channels=(1,), shortest=2000),
     "flv": Kind("flv", "aac", is_exact=False, delay=1024),
     "avi": Kind("avi", "libmp3lame", is_exact=False, delay=1105, shortest=3000),
-    "mpegts": Kind("mpegts", "aac", is_exact=False, delay=1024, shortest=3000),
+    "mpegts": Kind("mpegts", "aac", is_exact=False, delay=1024, shortest=3000, other_rates=COMMON),
     "mpeg": Kind("mpeg", "mp2", 48000, is_exact=False, delay=481, shortest=3000),
 }
 
 
-def encode(waveform: np.ndarray, kind: str) -> bytes:
-    """A file of a kind that holds a waveform (channel, sample) at the kind's rate."""
+def encode(waveform: np.ndarray, kind: str, rate: int | None = None) -> bytes:
+    """A file of a kind that holds a waveform (channel, sample), by default at the kind's first rate."""
     form, file = KINDS[kind], io.BytesIO()
+    rate = rate or form.rate
     if form.is_written_by_libsndfile:
-        sound = soundfile.SoundFile(file, "w", form.rate, len(waveform), form.coding, format=form.container)
+        sound = soundfile.SoundFile(file, "w", rate, len(waveform), form.coding, format=form.container)
         with sound:
             for first in range(0, waveform.shape[1], 1 << 15):  # libsndfile dies of long blocks of Vorbis
                 sound.write(waveform[:, first : first + (1 << 15)].T)
         return file.getvalue()
     with av.open(file, "w", format=form.container, options=dict(form.options)) as container:
-        stream = add_track(container, form.coding, form.rate, len(waveform))
+        stream = add_track(container, form.coding, rate, len(waveform))
         fill_track(container, stream, waveform)
     return file.getvalue()
 

@@ -108,6 +108,7 @@ def test_what_follows_the_audio_is_no_sound(after, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_more_than_four_gigabytes_are_beyond_the_size_of_a_wav_and_read():
     content = with_size(encode(RECORDED, "wav"), "wav", 0xFFFFFFFF)
     hole = 5 * 2**30

@@ -19,12 +19,12 @@ def read(content: bytes) -> np.ndarray:
     return load_audio(content)[0]
 
 
-def check_is_as_recorded(kind: str, samples: int, channels: int) -> None:
+def check_is_as_recorded(kind: str, samples: int, channels: int, rate: int) -> None:
     form = KINDS[kind]
-    recorded = speech(samples, form.rate, channels)
-    stream = stream_audio(encode(recorded, kind), block_seconds=0.5)
+    recorded = speech(samples, rate, channels)
+    stream = stream_audio(encode(recorded, kind, rate), block_seconds=0.5)
     waveform = np.concatenate(list(stream.blocks), axis=1)
-    assert (stream.sampling_rate, stream.channels, stream.sample_type) == (form.rate, channels, form.sample_type)
+    assert (stream.sampling_rate, stream.channels, stream.sample_type) == (rate, channels, form.sample_type)
     assert waveform.dtype == np.float32 and waveform.shape[0] == channels
     if form.is_exact:
         assert samples - form.rounding <= waveform.shape[1] <= samples
@@ -41,28 +41,31 @@ def check_is_as_recorded(kind: str, samples: int, channels: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_is_read_as_it_was_recorded(kind):
     for channels in KINDS[kind].channels:
-        check_is_as_recorded(kind, 30_001, channels)
-    check_is_as_recorded(kind, KINDS[kind].shortest, 1)
+        check_is_as_recorded(kind, 30_001, channels, KINDS[kind].rate)
+    check_is_as_recorded(kind, KINDS[kind].shortest, 1, KINDS[kind].rate)
 
 
 def any_recording(longest: int) -> st.SearchStrategy:
     return st.sampled_from(sorted(KINDS)).flatmap(
         lambda kind: st.tuples(
-            st.just(kind), st.integers(KINDS[kind].shortest, longest), st.sampled_from(KINDS[kind].channels)
+            st.just(kind),
+            st.integers(KINDS[kind].shortest, longest),
+            st.sampled_from(KINDS[kind].channels),
+            st.sampled_from((KINDS[kind].rate, *KINDS[kind].other_rates)),
         )
     )
 
 
 @given(any_recording(12_000))
 @settings(deadline=None, max_examples=40)
-def test_so_is_any_length_of_any_of_them(recording):
+def test_so_is_any_length_and_rate_of_any_of_them(recording):
     check_is_as_recorded(*recording)
 
 
 @pytest.mark.slow
 @given(any_recording(200_000))
 @settings(deadline=None, max_examples=1500)
-def test_so_is_any_length_of_any_of_them_in_full(recording):
+def test_so_is_any_length_and_rate_of_any_of_them_in_full(recording):
     check_is_as_recorded(*recording)
 
 

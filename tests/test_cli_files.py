@@ -48,13 +48,15 @@ def test_linked_folders_are_searched_and_loops_are_named():
     make("elsewhere/b.wav", "in/a.wav", "in/sub/c.wav")
     os.symlink("../elsewhere", "in/linked")
     os.symlink("..", "in/sub/loop")
+    os.symlink("sub", "in/another way")
+    os.symlink("../elsewhere", "in/second link")
     assert jobs(["in"], "out", None) == {
         "in/a.wav": "out/a.wav",
         "in/linked/b.wav": "out/linked/b.wav",
         "in/sub/c.wav": "out/sub/c.wav",
     }
     (note,) = plan_jobs(["in"], "out", None).notes
-    assert note == "in: left out links to folders that are searched already: 1 (sub/loop)"
+    assert note == "in: left out links to folders that are searched already: 3 (another way, second link, sub/loop)"
 
 
 def test_a_folder_that_cannot_be_read_is_a_failure_and_named(monkeypatch):

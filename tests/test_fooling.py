@@ -1,6 +1,7 @@
 """Nobody climbs in the table by muting, shifting, scaling or clipping clips, or by giving one clip for another."""
 
 import functools
+from dataclasses import asdict
 
 import numpy as np
 import pandas
@@ -68,7 +69,7 @@ def placed(system: str, outputs: dict[int, np.ndarray], names: list[str]) -> dic
             rows.append({"system": other, "clip": str(number), "task": "all", "speaker": str(number), **values})
             rows[-1].update(reasons="{}", seconds=1.0, work_seconds=1.0, peak_memory_mb=1.0)
     scales = {key: scale for name in names for key, scale in METRICS[name].scales.items()}
-    summary = summarize(pandas.DataFrame(rows), list(scales))
+    summary = summarize(pandas.DataFrame(rows), {key: asdict(scale) for key, scale in scales.items()})
     return {
         key: places({other: summary[other]["overall"][key] for other in LEVELS}, scale.higher_is_better)[system]
         for key, scale in scales.items()

@@ -224,15 +224,16 @@ def test_an_adapter_for_another_base_is_refused(hub, checkpoint, tmp_path):
 
 
 def test_a_folder_that_is_no_data_set_is_refused(hub, tmp_path):
-    assert "neither a token cache" in error_of("push", tmp_path, "org/data", "--dataset")
+    assert "holds neither tokens" in error_of("push", tmp_path, "org/data", "--dataset")
     save_pairs(tmp_path / "lonely", noisy=["a.wav", "b.wav"])
     assert "1 recordings without a partner of the same name, such as b.wav" in error_of(
         "push", tmp_path / "lonely", "org/data", "--dataset"
     )
     save_pairs(tmp_path / "none", noisy=[], clean=[])
     assert "hold no recordings" in error_of("push", tmp_path / "none", "org/data", "--dataset")
-    (tmp_path / "cache.json").write_text("{}")
-    assert "the cache is empty" in error_of("push", tmp_path, "org/data", "--dataset")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "cache.json").write_text("{}")
+    assert "holds no tokens-*.arrow" in error_of("push", tmp_path, "org/data", "--dataset")
     assert hub.state() == {}
 
 

@@ -22,8 +22,9 @@ from tests.loopback_hub import LoopbackHub
 from tests.test_card import write_run
 from tests.test_convert import save_released_layout
 from tests.tiny import tiny_model, tiny_pipeline
+from training_dacse.clips.digests import Digests
 from training_dacse.lm.adapters import save_adapter
-from training_dacse.tokens.cache import build_token_cache
+from training_dacse.tokens.writer import ShardWriter
 
 ROOT = Path(__file__).parents[1]
 MODEL, ADAPTER = "user/dac-se1", "org/dac-se1-rain"
@@ -90,7 +91,7 @@ USER = (
     RUN_CARDS
     + """
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download
 from typer.testing import CliRunner
 import dacse
 from command_dacse.cli import app
@@ -111,7 +112,7 @@ for name in data:
     card = Path(hf_hub_download(name, "README.md", repo_type="dataset")).read_text()
     found["python"] += run_python(card, lambda block: True)
 found["verify"] = CliRunner().invoke(app, ["verify", model]).output
-found["cache"] = len(TokenCache(snapshot_download(data[0], repo_type="dataset")))
+found["cache"] = len(TokenCache(data[0], "train"))
 enhance = pipeline("audio-enhancement", model=model)
 found["class"] = type(enhance).__module__
 found["plain"] = enhance("noisy.wav")["audio"].tolist()
@@ -140,11 +141,15 @@ def dacse(*arguments):
 class Pairs:
     """Stands for `DegradedPairs`."""
 
-    fingerprint, tasks = "none", ["noise"]
+    tasks, window_frames = ["noise"], 10
 
-    def __getitem__(self, index: int) -> dict:
-        noisy, clean = np.random.default_rng(index).standard_normal((2, 1, 80)).astype(np.float32)
-        return {"noisy": noisy, "clean": clean, "task": "noise", "parameters": {}}
+    def describe(self, digests: Digests) -> dict:
+        return {"seed": 0}
+
+    def shard(self, numbers: range):
+        for index in numbers:
+            noisy, clean = np.random.default_rng(index).standard_normal((2, 1, 80)).astype(np.float32)
+            yield {"noisy": noisy, "clean": clean, "task": "noise", "parameters": {}, "recording": "a.wav"}
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +166,11 @@ def workplace(tmp_path_factory):
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     adapted.peft_config["default"].base_model_name_or_path = str(folder / "checkpoint")
     save_adapter(adapted, folder / "adapter", "rain", before={"rain": 3.2}, after={"rain": 2.5})
-    for count in (3, 4):  # the shorter last shard of the first cache stays behind
-        build_token_cache(folder / "cache", Pairs(), folder / "checkpoint", count, shard_size=2)
-    assert len(list((folder / "cache").glob("*.parquet"))) == 3
+    for part, count in (("train", 4), ("valid", 2)):
+        writer = ShardWriter(folder / "cache" / part, Pairs(), str(folder / "checkpoint"), count, shard_size=2)
+        writer.claim(Digests())
+        for number in range(writer.num_shards):
+            writer.write(number)
     for side in ("noisy", "clean"):
         for name in ("a.wav", "deeper/b.wav"):
             (folder / "pairs" / side / name).parent.mkdir(parents=True, exist_ok=True)
@@ -299,7 +306,7 @@ def test_the_adapter_loads_by_its_id_and_changes_the_output_as_it_does_at_home(u
     assert not np.array_equal(at_home, expected(workplace))
 
 
-def test_a_downloaded_token_cache_is_a_token_cache_without_stale_rows(user):
+def test_pushed_tokens_are_read_from_the_hub(user):
     assert user["cache"] == 4
 
 

@@ -48,7 +48,7 @@ def write_run(folder: Path) -> dict:
         "versions": {"noisy": "-", "clean": "-", "dacse": "f00"},
         "environment": {"machine": "a computer", "python": "3", "packages": {"torch": "2"}},
         "metrics": {"pesq": {**asdict(METRICS["pesq"].scales["pesq"]), **RATE_AND_LENGTH}},
-        "systems": summarize(clips, ["pesq"]),
+        "systems": summarize(clips, {"pesq": asdict(METRICS["pesq"].scales["pesq"])}),
     }
     write_json(folder / "summary.json", summary)
     return summary

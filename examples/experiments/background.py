@@ -24,7 +24,7 @@ def main():
     experiment, data, args = parse_arguments(ExperimentArguments, DataArguments, DacSeTrainingArguments)
     folder = Path(args.output_dir)
     results = Results(folder, "Background suppression", BEST | {"BAK/natural_noise": "high"})
-    listener = Listener(experiment, data.tokens, folder)
+    listener = Listener(experiment, data, folder)
     for seed in range(experiment.seeds):
         for name in experiment.only or ARMS:
             if not results.has(name, seed):

@@ -6,7 +6,7 @@ python examples/experiments/codebooks.py --config examples/experiments/small.yam
 In full: --config examples/experiments/full.yaml, first 3 of 9 codebooks.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from score import BEST, ExperimentArguments, Listener, remarks
@@ -21,6 +21,7 @@ from training_dacse.tokens.encode import first_codebooks
 @dataclass
 class CodebookArguments:
     first: int = field(default=3, metadata={"help": "codebooks of the small variant"})
+    bases: list[str] | None = field(default=None, metadata={"help": "models of the first and of all, to go on with"})
 
 
 def first_of(generate: Generate, count: int) -> Generate:
@@ -32,7 +33,7 @@ def main():
     types = ExperimentArguments, CodebookArguments, DataArguments, DacSeTrainingArguments
     experiment, codebooks, data, args = parse_arguments(*types)
     folder, first = Path(args.output_dir), codebooks.first
-    listener = Listener(experiment, data.tokens, folder)
+    listener = Listener(experiment, replace(data, num_codebooks=None), folder)
     whole = listener.processor
     small = DacSeProcessor.from_codec(first_codebooks(whole.audio_tokenizer, first))
     every, both = whole.num_codebooks, {name: best for name, best in BEST.items() if name != "loss"}
@@ -40,10 +41,11 @@ def main():
     arms = [f"trained on {first}", f"trained on {every}", f"trained on {every}, heard {first}"]
     arms += [f"codec alone, {first}, clean in", f"codec alone, {every}, clean in"]
     for seed in range(experiment.seeds):
-        for name, count, processor in ((arms[0], first, small), (arms[1], every, whole)):
-            if results.has(name, seed):
+        for number, (count, processor) in enumerate(((first, small), (every, whole))):
+            if results.has(name := arms[number], seed):
                 continue
-            arm = Arm({"num_codebooks": count})
+            existing = {"model": codebooks.bases[number], "model_overrides": None} if codebooks.bases else {}
+            arm = Arm(existing | {"num_codebooks": None if existing else count})
             model, losses = train_arm(arm, data, args, seed, folder / "runs" / f"{count}-{seed}")
             generate = generate_with(model, processor)
             results.add(name, seed, losses | listener.score(generate, processor))

@@ -53,7 +53,7 @@ def main():
     folder = Path(args.output_dir)
     best = {"parameters": "none"} | BEST | {"first window, s": "low", "real-time factor": "low"}
     results = Results(folder, "One step a code, or one step a frame", best)
-    listener = Listener(experiment, data.tokens, folder)
+    listener = Listener(experiment, data, folder)
     arms = ["flattened", *DEPTH]
     for seed in range(experiment.seeds):
         for name in arms:

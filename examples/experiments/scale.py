@@ -41,7 +41,7 @@ def main():
     results = Results(
         folder, "Size, each with a learning rate of its own", {"parameters": "none", "rate": "none"} | BEST
     )
-    listener = Listener(experiment, data.tokens, folder)
+    listener = Listener(experiment, data, folder)
     tuned = Results(folder / "rates", "Learning rates by size, first seed", {"loss": "low"})
     names = {size: size if scale.sizes else f"width {size}" for size in sizes}
     for size, name in names.items():

@@ -17,7 +17,7 @@ from processing_dacse import DacSeProcessor
 from training_dacse.experiments.arms import Generate, enhance_in_windows
 from training_dacse.lm.arguments import DacSeTrainingArguments, DataArguments
 from training_dacse.tokens.cache import TokenCache
-from training_dacse.tokens.encode import find_processor
+from training_dacse.tokens.encode import find_processor, first_codebooks
 
 SECONDS = 3.0  # of a recording that is listened to
 METRICS = {"stoi": {"stoi": "STOI"}, "dnsmos": {"dnsmos_ovrl": "OVRL", "dnsmos_sig": "SIG", "dnsmos_bak": "BAK"}}
@@ -41,13 +41,16 @@ class Listener:
 
     Args:
         experiment: where they come from.
-        tokens: that are trained on: the clips' length and codec are theirs.
+        data: tokens that are trained on: the clips' length and codec are theirs.
         folder: where recordings are rendered once.
     """
 
-    def __init__(self, experiment: ExperimentArguments, tokens: str, folder: str | Path):
-        made = TokenCache(tokens, "valid").shards.description
+    def __init__(self, experiment: ExperimentArguments, data: DataArguments, folder: str | Path):
+        made = TokenCache(data.tokens, "valid").shards.description
         self.processor, self.window_frames = find_processor(made["codec_path"]), made["window_frames"]
+        if data.num_codebooks:
+            codec = first_codebooks(self.processor.audio_tokenizer, data.num_codebooks)
+            self.processor = DacSeProcessor.from_codec(codec)
         recipe = Path(folder) / "recordings.yaml"
         recipe.parent.mkdir(parents=True, exist_ok=True)
         described = yaml.safe_load(Path(experiment.recipe).read_text()) | {"clip_seconds": [SECONDS, SECONDS]}
@@ -102,11 +105,11 @@ class Listener:
 
 def remarks(command: str, args: DacSeTrainingArguments, data: DataArguments) -> list[str]:
     """Lines under a table: how it was made."""
-    made = TokenCache(data.tokens, "train")
+    made = TokenCache(data.tokens, "train", num_codebooks=data.num_codebooks)
     facts = {
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}",
         "clips": f"{len(made)} of {int(made.num_frames[0])} frames, {made.num_codebooks} codebooks",
-        "model": data.model_overrides or data.model,
+        "model": data.model_overrides or Path(data.model).name,
         "steps": args.max_steps,
         "clips a step": args.per_device_train_batch_size,
         "learning rate": args.learning_rate,

@@ -34,7 +34,7 @@ def main():
     experiment, data, args = parse_arguments(ExperimentArguments, DataArguments, DacSeTrainingArguments)
     folder = Path(args.output_dir)
     results = Results(folder, "Training strategies", BEST)
-    listener = Listener(experiment, data.tokens, folder)
+    listener = Listener(experiment, data, folder)
     for seed in range(experiment.seeds):
         for name in experiment.only or ARMS:
             arm = ARMS[name]

@@ -13,8 +13,9 @@ from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from pipeline_dacse import AudioEnhancementPipeline
 from processing_dacse import DacSeProcessor
 from training_dacse.clips.sources import Clips, find_clips
+from training_dacse.codec.arguments import CodecTrainingArguments
 from training_dacse.codec.segments import CodecSegments
-from training_dacse.codec.trainer import CodecTrainer, CodecTrainingArguments
+from training_dacse.codec.trainer import CodecTrainer
 from training_dacse.lm.forgetting import ForgettingMatrix
 from training_dacse.lm.objective import PRIOR_FILE
 

@@ -26,7 +26,7 @@ from transformers import DacModel
 
 from modeling_dacse import DacSeForEnhancement
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
-from training_dacse.codec.losses import MultiScaleMelLoss
+from training_dacse.codec.losses import SpectralDistances
 from training_dacse.codec.segments import CodecSegments
 from training_dacse.experiments.results import Results
 from training_dacse.lm.listening import enhance_codes
@@ -72,7 +72,7 @@ def codec_figures(run: Run, codec: DacModel) -> dict[str, float]:
     clean, rate = held_out(run, codec), codec.config.sampling_rate
     coded = decode_in_pieces(codec, encode_in_pieces(codec, clean.to(run.device))).float().cpu()
     scores = [stoi(*pair, rate) for pair in zip(clean.numpy(), coded.numpy(), strict=True)]
-    return {"STOI": sum(scores) / len(scores), "mel": MultiScaleMelLoss(rate)(coded, clean).item()}
+    return {"STOI": sum(scores) / len(scores), "mel": SpectralDistances(rate)(coded, clean)["mel"].item()}
 
 
 def real_time_factor(run: Run) -> float:

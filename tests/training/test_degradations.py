@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from tests.tiny_corpus import RATE, voice
-from training_dacse import degradations as d
-from training_dacse.clips.recipe import KINDS, Recipe, lowest_snr
+from training_dacse.clips import degradations as d
+from training_dacse.clips.degradations import KINDS
+from training_dacse.clips.recipe import Recipe, lowest_snr
 from training_dacse.clips.rooms import SimulatedRooms, simulate_room
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
 CLEAN = np.stack([voice(0, 4.0), voice(1, 4.0)])  # two channels
 RNG = np.random.default_rng

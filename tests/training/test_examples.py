@@ -32,7 +32,10 @@ from training_dacse.lm.arguments import (
     parse_arguments,
 )
 from training_dacse.lm.forgetting import ForgettingMatrix
+from training_dacse.lm.objective import Objective
 from training_dacse.lm.runs import make_model
+from training_dacse.lm.stages import make_anchor, present_tasks
+from training_dacse.tokens.cache import TokenCache
 from training_dacse.tokens.encode import find_processor
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +131,20 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
         run(monkeypatch, [*argv, "--order", "white_noise", "dereverb"])  # before anything is trained
 
 
+def test_a_task_that_drew_no_clip_is_no_part_of_an_anchor(place, stage1, tmp_path):
+    described = yaml.safe_load((place / "recipe.yaml").read_text())
+    described["tasks"]["rare"] = {"weight": 0, "steps": [{"kind": "clipping"}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
+    train = TokenCache(make_tokens(place, str(tmp_path / "tokens"), recipe=str(tmp_path / "recipe.yaml")), "train")
+    assert "rare" in train.tasks and "rare" not in present_tasks(train)
+    model = DacSeForEnhancement.from_pretrained(stage1)
+    anchor = make_anchor(model, Stage2Arguments(anchor="ewc"), train, "clean", 0, Objective(model.config))
+    assert anchor.penalty(model).item() == 0.0 and anchor.importance["model.norm.weight"].max() > 0
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.1)
+    assert anchor.penalty(model).item() > 0
+
+
 def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, monkeypatch):
     pairs = place / "pairs"
     for number in range(4):
@@ -168,22 +185,30 @@ def logged_losses(output: Path, checkpoint: str) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_two_processes_train_as_one(place):
+@pytest.mark.parametrize("launch_config", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(place, launch_config):
     saving = ["--save_strategy", "steps", "--save_steps", "4", "--max_steps", "4"]
     new = ["--model", "tiny", "--model_overrides", SHAPE + ",attention_dropout=0.0"]
-    config = ["--config_file", str(CONFIGS / "ddp.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--main_process_port", "0"]
-    two = command(place, "train_stage1.py", "two", *new, *saving, "--per_device_train_batch_size", "2")
-    process = launch([*accelerate, *two])
+    config = [
+        "--config_file",
+        str(CONFIGS / f"{launch_config}.yaml"),
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+    ]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *config, "--mixed_precision", "no"]
+    two = command(place, "train_stage1.py", launch_config, *new, *saving, "--per_device_train_batch_size", "2")
+    process = launch([*accelerate, "--main_process_port", "0", *two])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     with pytest.MonkeyPatch.context() as patch:
         # two times two rows are two rows twice in one process: the same clips
         accumulated = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2"]
         run(patch, command(place, "train_stage1.py", "one", *new, *saving, *accumulated))
-    one, two = (logged_losses(place / name, "checkpoint-4") for name in ("one", "two"))
+    one, two = (logged_losses(place / name, "checkpoint-4") for name in ("one", launch_config))
     assert len(one) == 4 and two == pytest.approx(one, rel=1e-4)  # float32 sums in another order
-    measured = [json.loads((place / name / "eval_results.json").read_text()) for name in ("one", "two")]
+    measured = [json.loads((place / name / "eval_results.json").read_text()) for name in ("one", launch_config)]
     assert measured[1]["eval_loss"] == pytest.approx(measured[0]["eval_loss"], rel=1e-4)
 
 

@@ -21,7 +21,7 @@ from tests.tiny_corpus import RATE, voice
 from tests.training.tiny_tokens import RECIPE, TASKS, make_tokens, write_place
 from training_dacse.clips.corpus import corpus_pairs
 from training_dacse.tokens.cache import TokenCache
-from training_dacse.tokens.encode import encode_pairs, find_processor, first_codebooks
+from training_dacse.tokens.encode import codec_fingerprints, encode_pairs, find_processor, first_codebooks
 from training_dacse.tokens.rolling import RollingTokens
 from training_dacse.tokens.shards import Shards
 from training_dacse.tokens.stream import TokenStream
@@ -184,6 +184,9 @@ def test_the_first_codebooks_make_a_codec_of_their_own(place, tokens):
     assert torch.equal(first.encode(waveform), processor.encode(waveform)[:, :2])
     assert first.decode_codes(first.encode(waveform)).shape == (1, 4096)
     assert processor.num_codebooks == 3
+    known = codec_fingerprints(processor.audio_tokenizer)
+    assert codec_fingerprints(first.audio_tokenizer) == known[:2] and len(set(known)) == 3
+    assert TokenCache(tokens, "train").shards.description["codec_of_first"] == known
 
 
 def test_a_stream_is_tokenized_file_by_file(place):

@@ -1,14 +1,14 @@
 """Networks that tell recordings from a codec's reconstructions, and the adversarial losses. Know waveforms alone.
 
-Multi-period discriminators (HiFi-GAN, arXiv 2010.05646) and multi-resolution ones on complex spectrograms cut into
-bands, combined as in DAC (arXiv 2306.06546, section 3.4). LSGAN losses (arXiv 1611.04076).
+Multi-resolution discriminators on complex spectrograms cut into bands, as in DAC (arXiv 2306.06546, section 3.4), at
+half the frames and, from the first layer on, half the frequencies: a quarter of the work. LSGAN losses (arXiv
+1611.04076).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-PERIODS = (2, 3, 5, 7, 11)
 WINDOW_LENGTHS = (2048, 1024, 512)
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))  # of the spectrum
 
@@ -19,34 +19,11 @@ def convolution(channels_in: int, channels_out: int, kernel: tuple, stride: tupl
     return weight_norm(nn.Conv2d(channels_in, channels_out, kernel, stride, padding))
 
 
-class PeriodDiscriminator(nn.Module):
-    """Sees a waveform as rows of `period` samples and convolves along the columns.
-
-    Args:
-        period: in samples; primes see different parts of the waveform.
-        width: channels of the first convolution; the widest has 32 times as many.
-    """
-
-    def __init__(self, period: int, width: int):
-        super().__init__()
-        self.period = period
-        channels = (1, width, 4 * width, 16 * width, 32 * width)
-        layers = [convolution(*pair, (5, 1), (3, 1)) for pair in zip(channels, channels[1:], strict=False)]
-        self.layers = nn.ModuleList([*layers, convolution(channels[-1], channels[-1], (5, 1))])
-        self.verdict = convolution(channels[-1], 1, (3, 1))
-
-    def forward(self, waveform: Tensor) -> list[Tensor]:
-        """(batch, sample) -> what each layer makes of it; the last entry is the verdict."""
-        missing = -waveform.shape[-1] % self.period
-        padded = nn.functional.pad(waveform[:, None], (0, missing), mode="reflect")
-        return through(self.layers, self.verdict, padded.unflatten(-1, (-1, self.period)))
-
-
 class SpectrumDiscriminator(nn.Module):
     """Sees the complex spectrogram at one window length, each band through convolutions of its own.
 
     Args:
-        window_length: in samples; the hop is a quarter of it.
+        window_length: in samples; the hop is half of it.
         width: channels of the convolutions.
     """
 
@@ -60,15 +37,15 @@ class SpectrumDiscriminator(nn.Module):
 
     @staticmethod
     def stack(width: int) -> list[nn.Module]:
-        """Convolutions over (frame, frequency); three of them halve the frequencies."""
-        halving = [convolution(width, width, (3, 9), (1, 2)) for _ in range(3)]
-        return [convolution(2, width, (3, 9)), *halving, convolution(width, width, (3, 3))]
+        """Convolutions over (frame, frequency); four of them halve the frequencies."""
+        halving = [convolution(channels, width, (3, 9), (1, 2)) for channels in (2, width, width, width)]
+        return [*halving, convolution(width, width, (3, 3))]
 
     def forward(self, waveform: Tensor) -> list[Tensor]:
         """(batch, sample) -> what each layer makes of each band; the last entry is the verdict."""
         with torch.autocast(waveform.device.type, enabled=False):
             spectrum = torch.stft(
-                waveform.float(), self.window_length, self.window_length // 4, window=self.window, return_complex=True
+                waveform.float(), self.window_length, self.window_length // 2, window=self.window, return_complex=True
             )
             parts = torch.view_as_real(spectrum).permute(0, 3, 2, 1)  # (batch, part, frame, frequency)
         features, ends = [], []
@@ -81,30 +58,16 @@ class SpectrumDiscriminator(nn.Module):
         return [*features, self.verdict(torch.cat(ends, -1))]
 
 
-def through(layers: nn.ModuleList, verdict: nn.Module, hidden: Tensor) -> list[Tensor]:
-    """The output of every layer and of the last convolution."""
-    features = []
-    for layer in layers:
-        hidden = nn.functional.leaky_relu(layer(hidden), 0.1)
-        features.append(hidden)
-    return [*features, verdict(hidden)]
-
-
 class Discriminators(nn.Module):
-    """All of them. Offset and level are taken out first: neither tells a reconstruction from a recording.
+    """One for each window length. Offset and level are taken out first: neither tells a reconstruction.
 
     Args:
-        width: channels of the first convolutions; 32 in DAC, where they hold 42 million weights.
+        width: channels of the convolutions.
     """
 
     def __init__(self, width: int = 32):
         super().__init__()
-        self.parts = nn.ModuleList(
-            [
-                *(PeriodDiscriminator(period, width) for period in PERIODS),
-                *(SpectrumDiscriminator(length, width) for length in WINDOW_LENGTHS),
-            ]
-        )
+        self.parts = nn.ModuleList(SpectrumDiscriminator(length, width) for length in WINDOW_LENGTHS)
 
     def forward(self, waveform: Tensor) -> list[list[Tensor]]:
         """(batch, sample) -> for each discriminator what its layers make of it; the last of a list is its verdict."""

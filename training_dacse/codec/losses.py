@@ -1,78 +1,80 @@
-"""Distances of waveforms by their spectrograms at several window lengths. Know waveforms alone."""
+"""Distances of waveforms by their spectrograms at several window lengths. Know waveforms alone.
+
+auraloss (0.4.0) has losses of this kind, but none with a floor under mel bands or on compressed complex spectrograms,
+and every one of them transforms both waveforms anew; here one transform a window length serves both distances.
+"""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
-
-class MultiScaleMelLoss(nn.Module):
-    """L1 distance of log-mel spectrograms at several window lengths (DAC, arXiv 2306.06546, section 3.5)."""
-
-    def __init__(
-        self,
-        sampling_rate: int,
-        window_lengths: tuple[int, ...] = (128, 512, 1024, 2048),
-        num_mels: tuple[int, ...] = (10, 40, 80, 128),
-        floor: float = 1e-4,
-    ):
-        super().__init__()
-        self.window_lengths, self.floor = window_lengths, floor
-        for length, bands in zip(window_lengths, num_mels, strict=True):
-            filters = mel_filter_bank(
-                length // 2 + 1, bands, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney"
-            )
-            self.register_buffer(f"filters_{length}", torch.from_numpy(filters).float(), persistent=False)
-            self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
-
-    def log_mel(self, waveform: torch.Tensor, length: int) -> torch.Tensor:
-        """(batch, sample) -> (batch, frame, mel), base-10 logarithm of magnitudes."""
-        window = getattr(self, f"window_{length}")
-        spectrum = torch.stft(waveform, length, length // 4, window=window, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1)  # abs() of a complex zero has no gradient
-        magnitude = (power + self.floor**2).sqrt().transpose(1, 2) / window.sum() * 2
-        return (magnitude @ getattr(self, f"filters_{length}") + self.floor).log10()
-
-    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean over scales of the mean absolute difference; both waveforms (batch, sample)."""
-        losses = [
-            nn.functional.l1_loss(self.log_mel(estimate, length), self.log_mel(target, length))
-            for length in self.window_lengths
-        ]
-        return torch.stack(losses).mean()
+FLOOR = 1e-4  # -80 dB: what is below is not compared
+SAMPLES_PER_MEL = 12  # of a window: mel bands are about as many as its bins resolve
+MOST_MELS = 128
+PHASE_WINDOW = 256  # samples; shorter windows tell no phase of a voice
 
 
-class ComplexSpectrumLoss(nn.Module):
-    """L1 distance of complex spectrograms whose magnitudes are compressed, which holds phases to those of the target.
+class SpectralDistances(nn.Module):
+    """Two distances over the spectrograms of several window lengths, hop a quarter of the window.
 
-    A power of 0.3 gives quiet parts about the weight that they have for the ear (arXiv 2008.08927 and others since).
-    Only phases below `highest` Hz count: above, the ear follows envelopes, which `MultiScaleMelLoss` compares.
+    *mel*: L1 distance of log-mel magnitudes (DAC, arXiv 2306.06546, section 3.5). *spectrum*: L1 distance of complex
+    spectrograms whose magnitudes are compressed, which holds phases to those of the target; the power gives quiet
+    parts about the weight that they have for the ear (arXiv 2008.08927). Only phases below `highest` count: above, the
+    ear follows envelopes.
+
+    Args:
+        sampling_rate: in Hz.
+        window_lengths: in samples.
+        power: of compressed magnitudes.
+        highest: in Hz.
     """
 
     def __init__(
         self,
         sampling_rate: int,
-        window_lengths: tuple[int, ...] = (512, 1024, 2048),
+        window_lengths: tuple[int, ...] = (128, 256, 512, 1024, 2048),
         power: float = 0.3,
         highest: float = 8000.0,
-        floor: float = 1e-4,
     ):
         super().__init__()
-        self.power, self.floor = power, floor
+        self.window_lengths, self.power = window_lengths, power
         self.bins = {length: int(highest / sampling_rate * length) + 1 for length in window_lengths}
         for length in window_lengths:
+            mels = min(MOST_MELS, length // SAMPLES_PER_MEL)
+            filters = mel_filter_bank(length // 2 + 1, mels, 0.0, sampling_rate / 2, sampling_rate, mel_scale="slaney")
+            self.register_buffer(f"filters_{length}", torch.from_numpy(filters).float(), persistent=False)
             self.register_buffer(f"window_{length}", torch.hann_window(length), persistent=False)
 
-    def compressed(self, waveform: torch.Tensor, length: int) -> torch.Tensor:
-        """(batch, sample) -> (batch, bin, frame, part): real and imaginary parts."""
+    def spectrogram(self, waveform: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """(batch, sample) -> real and imaginary parts (batch, frame, bin, part) and power (batch, frame, bin)."""
         window = getattr(self, f"window_{length}")
         spectrum = torch.stft(waveform, length, length // 4, window=window, return_complex=True)
-        parts = torch.view_as_real(spectrum[:, : self.bins[length]]) / window.sum() * 2
-        return parts * (parts.square().sum(-1, keepdim=True) + self.floor**2) ** ((self.power - 1) / 2)
+        parts = torch.view_as_real(spectrum.transpose(1, 2)) * (2 / window.sum())
+        return parts, parts.square().sum(-1) + FLOOR**2  # abs() of a complex zero has no gradient
 
-    def forward(self, estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Mean over scales of the mean absolute difference; both waveforms (batch, sample)."""
-        losses = [
-            nn.functional.l1_loss(self.compressed(estimate, length), self.compressed(target, length))
-            for length in self.bins
-        ]
-        return torch.stack(losses).mean()
+    def log_mel(self, power: Tensor, length: int) -> Tensor:
+        """Power (batch, frame, bin) -> base-10 logarithm of mel magnitudes (batch, frame, mel)."""
+        return (power.sqrt() @ getattr(self, f"filters_{length}") + FLOOR).log10()
+
+    def compressed(self, parts: Tensor, power: Tensor, length: int) -> Tensor:
+        """The parts below `highest`, (batch, frame, bin, part), with magnitudes to the power of `power`."""
+        kept = self.bins[length]
+        return parts[:, :, :kept] * (power[:, :, :kept] ** ((self.power - 1) / 2))[..., None]
+
+    def at(self, length: int, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared at one window length: log-mel magnitudes, compressed parts."""
+        parts, power = self.spectrogram(waveform, length)
+        return self.log_mel(power, length), self.compressed(parts, power, length)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Mean over window lengths of both distances; waveforms (batch, sample)."""
+        mel, spectrum = [], []
+        for length in self.window_lengths:
+            with torch.no_grad():
+                expected = self.at(length, target)
+            distances = [
+                nn.functional.l1_loss(*pair) for pair in zip(self.at(length, estimate), expected, strict=True)
+            ]
+            mel.append(distances[0])
+            spectrum += [distances[1]] if length >= PHASE_WINDOW else []
+        return {"mel": torch.stack(mel).mean(), "spectrum": torch.stack(spectrum).mean()}

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DacModel
 
-GAIN = 10.0  # of the waveform inside the codec: speech then moves the activations, which are linear near zero
+from .filterbank import GAIN
+
 STRAIGHT = 0.003  # alpha of the Snake activations that the transform passes: nearly linear at first
 SPARE = 0.3  # of a variance-preserving convolution, for the channels that carry no band
 DAMPING = 0.02  # of the same, for residual units, which start near the identity

@@ -48,7 +48,8 @@ class AudioCallback(TrainerCallback):
         import trackio
 
         rate = self.processor.sampling_rate
-        sounds = {name: trackio.Audio(waveform.numpy(), sample_rate=rate) for name, waveform in waveforms.items()}
+        whole = {name: (32767 * waveform).short().numpy() for name, waveform in waveforms.items()}
+        sounds = {name: trackio.Audio(samples, sample_rate=rate) for name, samples in whole.items()}
         trackio.log(sounds, step=step)
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from transformers import DacModel
 from transformers.utils import is_flash_attn_2_available
 
 from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from processing_dacse import DacSeProcessor
 
 from ..tokens.cache import TokenCache, TokenRows
-from ..tokens.encode import codec_fingerprint, find_processor, first_codebooks, holds_processor
+from ..tokens.encode import codec_fingerprints, find_processor, first_codebooks, holds_processor
 from ..tokens.rolling import RollingTokens
 from .arguments import DacSeTrainingArguments, DataArguments
 from .listening import AudioCallback
@@ -74,13 +75,18 @@ def make_model(data: DataArguments) -> DacSeForEnhancement:
     for name in ("model_overrides", "num_codebooks"):
         if getattr(data, name) is not None:
             raise ValueError(f"{name} is of a new model, but {data.model} is one that exists; leave it out")
-    if holds_processor(data.model) and codec_fingerprint(find_processor(data.model).audio_tokenizer) != made["codec"]:
+    if holds_processor(data.model) and not made_with(find_processor(data.model).audio_tokenizer, made):
         raise ValueError(
             f"{data.tokens} was made with another codec than that of {data.model}; make tokens with `dacse tokenize "
             f"--codec {data.model}`"
         )
     # In full: at bf16's eight bits the steps of a small learning rate round to nothing.
     return DacSeForEnhancement.from_pretrained(data.model, dtype=torch.float32, **attention)
+
+
+def made_with(codec: DacModel, description: dict) -> bool:
+    """Whether tokens of a description are a codec's, or their first codebooks are."""
+    return codec_fingerprints(codec)[-1] in description["codec_of_first"]
 
 
 def uses_flash_attention() -> bool:
@@ -93,13 +99,18 @@ def make_objective(
 ) -> Objective:
     """What a run minimises; a model that was trained with a logit adjustment keeps its own unless told otherwise.
 
+    A run that goes on keeps to what it began with: the clips it began with may be gone.
+
     Args:
         args: of the run.
         config: of the model.
         rows: by which it is told how common codes are.
         model_path: what the model was loaded from.
     """
-    if args.logit_adjustment is None:
+    begun = last_checkpoint(args.output_dir)
+    if begun is not None:
+        prior = prior_of_model(begun)
+    elif args.logit_adjustment is None:
         exists = model_path is not None and ("/" in model_path or Path(model_path).exists())
         prior = prior_of_model(model_path) if exists else None
     else:
@@ -142,7 +153,7 @@ def processor_of(data: DataArguments, config: DacSeConfig) -> DacSeProcessor:
     exists = ("/" in data.model or Path(data.model).exists()) and holds_processor(data.model)
     processor = find_processor(data.codec or (data.model if exists else made["codec_path"]))
     codec = processor.audio_tokenizer
-    if codec_fingerprint(codec) != made["codec"]:
+    if not made_with(codec, made):
         raise ValueError(f"{data.tokens} was made with another codec than {data.codec}; give the same one")
     if config.num_codebooks < processor.num_codebooks:
         codec = first_codebooks(codec, config.num_codebooks)

@@ -17,6 +17,7 @@ from .forgetting import ForgettingMatrix
 from .objective import Objective
 from .runs import last_checkpoint, make_trainer, task_losses
 from .strategy import Strategy
+from .trainer import DacSeTrainer
 
 FISHER_BATCHES = 16
 
@@ -44,39 +45,62 @@ def train_tasks(
     Raises:
         ValueError: clips that have no end, a task without clips, or a folder that holds a run of another order.
     """
-    if not isinstance(train, TokenCache):
-        raise ValueError("stage 2 takes the clips of a task from all there are; leave window_shards out")
-    order, present = stage.order or train.tasks, present_tasks(train)
-    if missing := [task for task in order if task not in present]:
-        raise ValueError(f"no training clip of task {missing[0]!r}; there are {', '.join(present)}")
-    folder = Path(args.output_dir)
-    matrix = ForgettingMatrix(train.tasks)
+    order = checked_order(stage, train)
     names = [(f"{turn + 1}-{task}", task) for turn in range(stage.rounds) for task in order]
-    if (folder / "forgetting.json").exists():
-        matrix = ForgettingMatrix.load(folder)
-        done, planned = matrix.stages[1:], [name for name, _ in names]
-        if done != planned[: len(done)]:
-            raise ValueError(f"{folder}: holds the sub-stages {done}, not the first of {planned}; give another output")
-        if done:
-            model.load_state_dict(type(model).from_pretrained(folder / done[-1]).state_dict())
-    else:
+    matrix = matrix_so_far(args.output_dir, train.tasks, [name for name, _ in names])
+    if not matrix.stages:
         start = make_trainer(model, args, train, valid, objective=objective)
-        matrix.add("start", task_losses(start))
-        if start.is_world_process_zero():
-            matrix.save(folder)
+        add_row(matrix, "start", start, args.output_dir)
+    elif len(matrix.stages) > 1:
+        last = Path(args.output_dir) / matrix.stages[-1]
+        model.load_state_dict(type(model).from_pretrained(last).state_dict())
     for name, task in names[len(matrix.stages) - 1 :]:
         here = copy(args)
-        here.output_dir = str(folder / name)
+        here.output_dir = str(Path(args.output_dir) / name)
         strategy = Strategy.from_settings(train.tasks, args.sampling, args.weighting)
         strategy.anchor = make_anchor(model, stage, train, task, args.seed, objective)
         part = with_replay(train, task, stage.replay, args.seed)
         trainer = make_trainer(model, here, part, valid, objective=objective, strategy=strategy)
         trainer.train(resume_from_checkpoint=last_checkpoint(here.output_dir))
         trainer.save_model()
-        matrix.add(name, task_losses(trainer))
-        if trainer.is_world_process_zero():
-            matrix.save(folder)
+        add_row(matrix, name, trainer, args.output_dir)
     return matrix
+
+
+def checked_order(stage: Stage2Arguments, train: TokenCache) -> list[str]:
+    """The tasks of a round, one after the other.
+
+    Raises:
+        ValueError: clips that have no end, or a task without any.
+    """
+    if not isinstance(train, TokenCache):
+        raise ValueError("stage 2 takes the clips of a task from all there are; leave window_shards out")
+    order, present = stage.order or present_tasks(train), present_tasks(train)
+    if missing := [task for task in order if task not in present]:
+        raise ValueError(f"no training clip of task {missing[0]!r}; there are {', '.join(present)}")
+    return order
+
+
+def matrix_so_far(folder: str | Path, tasks: list[str], planned: list[str]) -> ForgettingMatrix:
+    """What is known of a run's sub-stages; nothing for a new run.
+
+    Raises:
+        ValueError: the folder holds a run of another order.
+    """
+    if not (Path(folder) / "forgetting.json").exists():
+        return ForgettingMatrix(tasks)
+    matrix = ForgettingMatrix.load(folder)
+    done = matrix.stages[1:]
+    if done != planned[: len(done)]:
+        raise ValueError(f"{folder}: holds the sub-stages {done}, not the first of {planned}; give another output")
+    return matrix
+
+
+def add_row(matrix: ForgettingMatrix, name: str, trainer: DacSeTrainer, folder: str | Path) -> None:
+    """Measures all tasks after a sub-stage; the first process writes the matrix."""
+    matrix.add(name, task_losses(trainer))
+    if trainer.is_world_process_zero():
+        matrix.save(folder)
 
 
 def present_tasks(rows: TokenCache) -> list[str]:

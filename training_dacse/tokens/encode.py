@@ -26,14 +26,19 @@ def find_processor(path: str | Path) -> DacSeProcessor:
     return processor
 
 
-def codec_fingerprint(codec: DacModel) -> str:
-    """Changes with any weight or shape that decides about codes; the decoder may be trained further."""
-    digest = hashlib.sha256()
-    decisive = {name: tensor for name, tensor in codec.state_dict().items() if not name.startswith("decoder.")}
-    for name, tensor in sorted(decisive.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+def codec_fingerprints(codec: DacModel) -> list[str]:
+    """One for the first codebook, one for the first two, ...: each changes with any weight that decides about codes.
+
+    The decoder may be trained further; a codec of the first codebooks has the fingerprint of those.
+    """
+    parts = [codec.encoder, *codec.quantizer.quantizers]
+    digest, fingerprints = hashlib.sha256(), []
+    for part in parts:
+        for name, tensor in sorted(part.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        fingerprints.append(digest.hexdigest()[:16])
+    return fingerprints[1:]
 
 
 def first_codebooks(codec: DacModel, count: int) -> DacModel:

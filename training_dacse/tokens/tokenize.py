@@ -7,7 +7,7 @@ after the other; whatever was made is left as it is.
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -129,7 +129,8 @@ def tokenize(arguments: TokenizeArguments) -> dict[str, dict[str, int]]:
     writers = {part: make_writer(arguments, part, pairs[part]) for part in PARTS}
     for writer in writers.values():
         writer.claim(digests)
-    write_shards(writers, shards_to_make(arguments, writers), arguments.processes)
+    shards = shards_to_make(arguments, writers)
+    write_shards(writers, shards if arguments.follow else list(shards), arguments.processes)
     return {part: count_tokens(output, part) for part in PARTS}
 
 
@@ -200,7 +201,7 @@ def work(shard: tuple[str, int]) -> None:
     job[part].write(number)
 
 
-def write_shards(writers: dict[str, ShardWriter], shards: Iterator[tuple[str, int]], processes: int = 1) -> None:
+def write_shards(writers: dict[str, ShardWriter], shards: Iterable[tuple[str, int]], processes: int = 1) -> None:
     """Makes shards, several at once.
 
     Args:
@@ -208,7 +209,8 @@ def write_shards(writers: dict[str, ShardWriter], shards: Iterator[tuple[str, in
         shards: part and number of each; may go on and on.
         processes: that share the cores; 1 for this process alone, with all its threads.
     """
-    with tqdm(desc="tokens", unit="shard", delay=1.0) as progress:
+    total, shards = len(shards) if isinstance(shards, list) else None, iter(shards)
+    with tqdm(desc="tokens", total=total, unit="shard", delay=1.0) as progress:
         if processes == 1:
             for part, number in shards:
                 writers[part].write(number)

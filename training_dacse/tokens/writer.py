@@ -20,7 +20,7 @@ from ..clips.digests import Digests
 from ..clips.pairs import DegradedPairs, StreamedPairs
 from ..clips.recipe import lowest_snr
 from ..clips.recorded import RecordedPairs
-from .encode import codec_fingerprint, encode_pairs, find_processor
+from .encode import codec_fingerprints, encode_pairs, find_processor
 from .shards import claim, shard_name, write_shard
 
 GRID = ("num_codebooks", "codebook_size", "sampling_rate", "hop_length")
@@ -65,16 +65,18 @@ class ShardWriter:
             ValueError: the folder holds shards that were made from something else.
         """
         processor = loaded_processor(self.codec_path, self.device)
+        fingerprints = codec_fingerprints(processor.audio_tokenizer)
         description = {
             "tasks": self.pairs.tasks,
             **{name: getattr(processor, name) for name in GRID},
             "shard_size": self.shard_size,
-            "codec": codec_fingerprint(processor.audio_tokenizer),
+            "codec": fingerprints[-1],
             "pairs": self.pairs.describe(digests),
             "versions": {name: importlib.metadata.version(name) for name in PACKAGES}
             | {"libsndfile": soundfile.__libsndfile_version__},
         }
         remarks = {"codec_path": str(self.codec_path), "window_frames": self.pairs.window_frames}
+        remarks["codec_of_first"] = fingerprints  # codebooks
         claim(self.folder, description, remarks)
 
     def numbers(self, shard: int) -> range:
