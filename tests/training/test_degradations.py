@@ -185,8 +185,8 @@ def test_a_pause_silences_the_beginning_the_end_or_all_of_both():
         noisy, silenced, _, _ = recipe.degrade(clean, 100, rng)
         np.testing.assert_array_equal(noisy, silenced)
         found.append((silenced.any(), *(silenced[0, [0, -1]] == 0)))
-    kinds = (False, True, True), (True, True, False), (True, False, True)  # any speech, silent first, silent last
-    whole, begins, ends = map(found.count, kinds)
+    kinds = ((False, True, True), (True, True, False), (True, False, True))
+    whole, begins, ends = (found.count(kind) for kind in kinds)
     # pauses of 9 s on average: 5 of 13 cover the clip, and as many begin in it as end in it
     assert 110 < whole < 200 and 80 < begins < 170 and 80 < ends < 170
     assert found.count((True, False, False)) == pytest.approx(400, abs=60)
