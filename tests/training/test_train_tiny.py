@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import dacse  # noqa: F401
+from command_dacse import cli
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
 from tests.training.tiny_recipe import load, run_here
@@ -217,6 +220,21 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7
     with pytest.raises(ValueError, match="stage2=9: these settings have no stage2.yaml"):
         run.with_budget("stage2", 9.0)
+
+
+def test_new_clips_are_made_as_the_first_ones(place, monkeypatch):
+    lm, settings, commands, given = load("lm"), load("settings"), [], []
+    run = settings.Run(place / "corpus", place / "run", settings.read_settings(place / "settings"))
+    run = run.with_settings("tokens", ahead=1, where="snr_db >= 30")
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.subprocess, "Popen", lambda command, **kwargs: commands.append(command) or MagicMock())
+        with lm.new_tokens(run):
+            pass
+    command = list(map(str, commands[0]))
+    monkeypatch.setattr("training_dacse.tokens.tokenize.tokenize", lambda arguments: given.append(arguments) or {})
+    done = CliRunner().invoke(cli.app, command[command.index("tokenize") :])
+    assert done.exit_code == 0, done.output
+    assert given == [TokenizeArguments(**run.token_settings(), follow=True)]
 
 
 def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypatch):
