@@ -38,6 +38,8 @@ CODE = {
 }
 FILES = {
     "README.md",
+    "handler.py",
+    "requirements.txt",
     "config.json",
     "generation_config.json",
     "processor_config.json",
