@@ -1,4 +1,4 @@
-"""The Inference Endpoint: loaded as the service loads it, from a staged repository in a process without the package."""
+"""The Inference Endpoint: loaded as the service loads it, from a staged repository, also without the package."""
 
 import base64
 import importlib.util

@@ -40,12 +40,9 @@ class EndpointHandler:
         out = self.enhance(_audio_bytes(data["inputs"]), **data.get("parameters") or {})
         file = io.BytesIO()
         soundfile.write(file, out["audio"].T, out["sampling_rate"], "PCM_24", format="FLAC")
-        element = {
-            "label": "enhanced",
-            "content-type": "audio/flac",
-            "blob": base64.b64encode(file.getvalue()).decode(),
-        }
-        return [element | ({"confidence": out["confidence"].tolist()} if "confidence" in out else {})]
+        blob = base64.b64encode(file.getvalue()).decode()
+        confidence = {"confidence": out["confidence"].tolist()} if "confidence" in out else {}
+        return [{"label": "enhanced", "content-type": "audio/flac", "blob": blob} | confidence]
 
 
 def _audio_bytes(inputs: Any) -> bytes:
