@@ -92,22 +92,31 @@ def convert(
     codec: Annotated[str | None, typer.Option(help="Directory or Hub id of the codec of a plain Llama.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Precision of the language model.  [default: as it is]")] = None,
     adapter: Annotated[str | None, typer.Option(help="Directory or Hub id of a LoRA adapter to be merged.")] = None,
+    plain_llama: Annotated[
+        bool, typer.Option("--plain-llama", help="Write a plain Llama, which vLLM and other engines load.")
+    ] = False,
 ) -> None:
     """Makes a self-contained directory of a checkpoint: model, codec, code and card, as `dacse push` publishes them.
+
+    With --plain-llama it holds the language model alone, a tokenizer of numbers, and `codebook_grid.py`, which keeps
+    vLLM's sampling on the grid of codebooks.
 
     - `dacse convert disco-eth/DAC-SE1 dac-se1 --codec descript/dac_44khz`
 
     - `dacse convert dac-se1 dac-se1-bf16 --dtype bfloat16`
 
     - `dacse convert dac-se1 dac-se1-dereverb --adapter my-org/dac-se1-dereverb`
+
+    - `dacse convert dac-se1 dac-se1-llama --plain-llama --dtype bfloat16`
     """
     with one_line_errors(), Console(stderr=True).status(f"converting {source}"):
         import torch
 
         from .convert import convert as write
 
-        write(source, destination, codec, getattr(torch, dtype) if dtype else None, adapter)
-    typer.echo(f"{destination} is ready: dacse enhance noisy.wav --model {destination}")
+        write(source, destination, codec, getattr(torch, dtype) if dtype else None, adapter, plain_llama)
+    use = f"PYTHONPATH={destination} vllm serve {destination} --logits-processors codebook_grid:GridLogitsProcessor"
+    typer.echo(f"{destination} is ready: {use if plain_llama else f'dacse enhance noisy.wav --model {destination}'}")
 
 
 def verify(

@@ -40,7 +40,19 @@ def open_checkpoint(
         ValueError: a place that can be none, the weights are pickles only, there is no codec, or the token layout
             contradicts it.
     """
-    for place in (source, codec, adapter):
+    model = open_model(source, dtype, adapter)
+    if codec is not None:
+        check_place(codec)
+    return AudioEnhancementPipeline(model, processor=find_processor(source, codec, model), device="cpu")
+
+
+def open_model(source: str, dtype: torch.dtype | None = None, adapter: str | None = None) -> DacSeForEnhancement:
+    """Loads the language model of a checkpoint on the CPU: `source`, `dtype` and `adapter` as in `open_checkpoint`.
+
+    Raises:
+        ValueError: a place that can be none, or the weights are pickles only.
+    """
+    for place in (source, adapter):
         if place is not None:
             check_place(place)
     refuse_pickled_weights(source)
@@ -50,7 +62,7 @@ def open_checkpoint(
         model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
     for weights in model.parameters():  # `model.to` would round the frequencies of the rotary embedding as well
         weights.data = weights.data.to(wanted)
-    return AudioEnhancementPipeline(model.eval(), processor=find_processor(source, codec, model), device="cpu")
+    return model.eval()
 
 
 def refuse_pickled_weights(source: str) -> None:
