@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
+Choose = StrEnum("Choose", ["confidence", "dnsmos"])
 
 
 def enhance(
@@ -55,9 +56,11 @@ def enhance(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results that exist.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, help="Draw so many answers to each window and keep the best.")] = 1,
+    choose: Annotated[Choose, typer.Option(help="Which one is the best.")] = Choose.confidence,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs."),
+        typer.Option(min=0, max=2**63 - 1, help="Makes what is drawn repeatable, with the same inputs."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
@@ -75,6 +78,8 @@ def enhance(
     - `dacse enhance recordings/ -o enhanced/ --batch-size 16 --skip-existing`
 
     - `dacse enhance "talks/**/*.mp3" -o enhanced/ --keep-rate --strength 0.8`
+
+    - `dacse enhance noisy.wav --candidates 8 --choose dnsmos`
 
     - `cat noisy.wav | dacse enhance - > clean.wav`
     """
@@ -101,8 +106,10 @@ def enhance(
         "overlap_seconds": overlap_seconds,
         "output_sampling_rate": "input" if keep_rate else None,
         "batch_size": batch_size,
+        "candidates": candidates,
+        "choose": str(choose),
         "seed": seed,
-        "generate": {"do_sample": do_sample},
+        "generate": {"do_sample": do_sample or candidates > 1},
         **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
     }
     try:
@@ -177,7 +184,7 @@ def _load(
         enhancer = dacse.Enhancer(model, processor)
         enhancer.check(options)
     precision = "int8" if int8 else str(model.dtype).removeprefix("torch.")
-    windows = options.batch_size or enhancer.default_batch_size()
+    windows = options.batch_size or enhancer.default_windows(options)
     say(f"{path} on {model.device} in {precision}, up to {windows} windows at a time")
     return enhancer, options
 
