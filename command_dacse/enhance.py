@@ -1,21 +1,21 @@
 """`dacse enhance`: audio files in, enhanced audio files out, from disk to disk."""
 
-import os
-import sys
 import time
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from command_dacse import default_model
-from command_dacse.files import FORMATS, STANDARD, Job, Plan, plan_jobs
-from command_dacse.options import check_options
-from command_dacse.results import Result, audio_warnings, name_of, report, summarize, write_result
+from command_dacse.cards import write_cards
+from command_dacse.engine import EngineSettings
+from command_dacse.files import FORMATS, STANDARD, plan_jobs
+from command_dacse.options import SERVED_WINDOWS, check_options, check_served, check_shared, parse_shard
+from command_dacse.outputs import existing, prepare_targets
+from command_dacse.results import Result, failed_result, report, summarize, write_report
 from command_dacse.terminal import one_line, progress_bar, say, shown
-
-if TYPE_CHECKING:
-    from pipeline_dacse import EnhanceOptions, Enhancer
+from command_dacse.work import EnhanceWork, NumberedJob, SharedWork
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
@@ -24,7 +24,12 @@ Choose = StrEnum("Choose", ["confidence", "dnsmos"])
 
 def enhance(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="IN...", help="Files, folders, glob patterns, or - for standard input.")
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="Files, folders, glob patterns, here or elsewhere (s3://, hf://datasets/, ...); lists of files (.csv,"
+            " .tsv, .jsonl, .txt); data sets in parquet; or - for standard input.",
+        ),
     ],
     output: Annotated[
         str | None,
@@ -62,6 +67,19 @@ def enhance(
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="Makes what is drawn repeatable, with the same inputs."),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Address of a vLLM server that runs the model, as dacse convert --plain-llama writes it."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of a data set with several columns of audio.")] = None,
+    shard: Annotated[str, typer.Option(help="Do only this part of the work, such as 1/4.")] = "1/1",
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Share it out on Ray: local, auto, or the address of a cluster."),
+    ] = None,
+    report_file: Annotated[
+        str | None, typer.Option("--report", help="Write a table of what became of each file (parquet).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a report for machines to standard output.")] = False,
 ) -> None:
     """Enhance speech recordings of any length, rate and number of channels.
@@ -82,24 +100,29 @@ def enhance(
     - `dacse enhance noisy.wav --candidates 8 --choose dnsmos`
 
     - `cat noisy.wav | dacse enhance - > clean.wav`
+
+    - `dacse enhance hf://datasets/org/noisy -o hf://datasets/org/clean --ray auto --report done.parquet`
     """
     started = time.monotonic()
     try:
         if overwrite and skip_existing:
             raise ValueError("--overwrite and --skip-existing exclude each other; leave one of them out")
+        part, parts = parse_shard(shard)
         plan = plan_jobs(inputs, output, audio_format)
+        check_served(server, adapter, int8)
+        check_shared(ray, device, any(STANDARD in (job.source, job.target) for job in plan.jobs))
         if as_json and any(job.target == STANDARD for job in plan.jobs):
             raise ValueError("--json and the audio cannot both go to standard output; pass -o")
-    except ValueError as error:
-        say(f"error: {error}")
+        waiting, results = _choose(list(enumerate(plan.jobs))[part - 1 :: parts], overwrite, skip_existing)
+    except (OSError, ValueError) as error:
+        say(f"error: {one_line(error)}")
         raise typer.Exit(2) from error
     for note in plan.notes:
         say(note)
-    waiting, results = _choose(plan, overwrite, skip_existing)
+    results += [Result(name, None, "failed", error=why) for name, why in plan.problems.items()]
     for result in results:
         report(result)
-    device_used, failure = None, None
-    asked = {
+    options = {
         "strength": strength,
         "keep_recording": keep_recording,
         "window_seconds": window_seconds,
@@ -112,21 +135,27 @@ def enhance(
         "generate": {"do_sample": do_sample or candidates > 1},
         **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
     }
+    if server is not None:  # which takes the likeliest code, and many requests at a time
+        options |= {"minimum_risk": False, "batch_size": batch_size or SERVED_WINDOWS}
+    settings = EngineSettings(model or default_model(), codec, device, str(dtype), int8, server, options)
+    work, failure = EnhanceWork(settings, audio_format, column), None
     try:
-        check_options(model or default_model(), codec, adapter, device, window_seconds, overlap_seconds)
-        if waiting:
-            enhancer, options = _load(model or default_model(), codec, device, dtype, int8, asked)
-            device_used = str(enhancer.model.device)
-            _enhance_all(enhancer, waiting, options, audio_format, results)
+        check_options(settings.model, codec, adapter, device, window_seconds, overlap_seconds)
+        for result in _enhance_all(work, waiting, ray, overwrite):
+            results.append(result)
+            report(result)
+        if part == 1:
+            write_cards(plan.cards, settings.model)
     except (OSError, ValueError) as error:
         failure = one_line(error)
         say(f"error: {failure}")
-        done = {result.input for result in results}
-        results += [
-            Result(job.source, job.target, "failed", error=failure) for job in waiting if job.source not in done
-        ]
+        done = {result.output for result in results}
+        left = [job for _, job in waiting if job.target not in done]
+        results += [Result(job.source, job.target, "failed", error=failure) for job in left]
     try:
-        summarize(results, time.monotonic() - started, device_used, as_json, plan.notes, failure)
+        if report_file is not None:
+            write_report(report_file, results)
+        summarize(results, time.monotonic() - started, work.device, as_json, plan.notes, failure)
     except OSError as error:
         failure = one_line(error)
         say(f"error: {failure}")
@@ -134,13 +163,17 @@ def enhance(
         raise typer.Exit(1)
 
 
-def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job], list[Result]]:
-    """The jobs to do, and what becomes of the others."""
-    results = [Result(name, None, "failed", error=why) for name, why in plan.problems.items()]
-    waiting = []
-    for job in plan.jobs:
-        if job.target == STANDARD or overwrite or not os.path.isfile(job.target):
-            waiting.append(job)
+def _choose(jobs: list[NumberedJob], overwrite: bool, skip_existing: bool) -> tuple[list[NumberedJob], list[Result]]:
+    """The jobs to do, and what becomes of the others.
+
+    Raises:
+        OSError: The place of the results cannot be reached.
+    """
+    there = set() if overwrite else existing([job.target for _, job in jobs])
+    waiting, results = [], []
+    for place, job in jobs:
+        if job.target not in there:
+            waiting.append((place, job))
         elif skip_existing:
             results.append(Result(job.source, job.target, "skipped"))
         else:
@@ -149,58 +182,34 @@ def _choose(plan: Plan, overwrite: bool, skip_existing: bool) -> tuple[list[Job]
     return waiting, results
 
 
-class StandardInput:
-    """Standard input as a file to be read, under the name that people know it by."""
+def _enhance_all(work: EnhanceWork, jobs: list[NumberedJob], ray: str | None, overwrite: bool) -> Iterator[Result]:
+    """Yields what becomes of each job, here or on a cluster.
 
-    name = name_of(STANDARD)
+    Raises:
+        OSError, ValueError: The others cannot be done.
+    """
+    if not jobs:
+        return
+    prepare_targets([job.target for _, job in jobs])
+    if ray is None:
+        with progress_bar() as progress:
+            progress.add_task(shown(f"loading {work.settings.model}"), total=None)
+            described = work.settings.describe(work.enhancer)
+        say(described)
+        yield from work.do(jobs)
+        return
+    from command_dacse.cluster import WorkerDied, run_on_ray
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, or all."""
-        return sys.stdin.buffer.read(size)
-
-
-def _load(
-    path: str, codec: str | None, device: str | None, dtype: str, int8: bool, asked: dict[str, Any]
-) -> tuple["Enhancer", "EnhanceOptions"]:
-    """The engine and the options of the call, checked before any file is read; what was chosen is said."""
+    failure = None
+    use_gpus = work.settings.device != "cpu"
     with progress_bar() as progress:
-        progress.add_task(shown(f"loading {path}"), total=None)
-        import torch
-        from transformers.utils import logging
-
-        import dacse
-        from pipeline_dacse.device_dacse import check_device
-        from pipeline_dacse.layout_dacse import find_processor, new_processor
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # what is wrong about a model is raised as well
-        options = dacse.EnhanceOptions(**asked)
-        check_device(device)
-        place = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
-        rounding = {"quantization_config": dacse.Int8Config()} if int8 else {}
-        model = dacse.DacSeForEnhancement.from_pretrained(path, dtype=str(dtype), **rounding).to(place)
-        processor = find_processor(model) if codec is None else new_processor(model, codec)
-        processor.audio_tokenizer.to(place)
-        enhancer = dacse.Enhancer(model, processor)
-        enhancer.check(options)
-    precision = "int8" if int8 else str(model.dtype).removeprefix("torch.")
-    windows = options.batch_size or enhancer.default_windows(options)
-    say(f"{path} on {model.device} in {precision}, up to {windows} windows at a time")
-    return enhancer, options
-
-
-def _enhance_all(
-    enhancer: "Enhancer",
-    jobs: list[Job],
-    options: "EnhanceOptions",
-    audio_format: str | None,
-    results: list[Result],
-) -> None:
-    """Appends what becomes of each job, as it is done."""
-    sources = (StandardInput() if job.source == STANDARD else job.source for job in jobs)
-    with audio_warnings() as said:
-        for job, enhanced in zip(jobs, enhancer.stream_many(sources, options), strict=True):
-            result = write_result(job, enhanced, audio_format)
-            result.warnings += said.pop(name_of(job.source), ())
-            results.append(result)
-            report(result)
+        bar = progress.add_task("files", total=len(jobs))
+        for chunk, answer in run_on_ray(ray, SharedWork(work, overwrite), jobs, use_gpus):
+            progress.advance(bar, len(chunk))
+            if isinstance(answer, WorkerDied):
+                answer = [failed_result(job, answer) for _, job in chunk], None
+            results, stopped = answer
+            yield from results
+            failure = failure or stopped
+    if failure:
+        raise OSError(failure)

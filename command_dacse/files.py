@@ -1,19 +1,30 @@
-"""Which files a command reads and what the results are called. Knows paths; knows no audio."""
+"""Which files a command reads and what the results are called. Knows paths and addresses; knows no audio."""
 
 import glob
 import itertools
 import os
-import stat
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .wave .bwf .rf64 .w64 .aif .aiff .aifc .au .snd .caf .sph .nist .flac .ogg .oga .opus .mp3 .mp2 .aac .m4a"
-    " .m4b .wma .amr .mp4 .m4v .mov .3gp .3g2 .webm .mkv .mka .ogv .avi .wmv .asf .flv .mts .m2ts .mpg .mpeg".split()
+from command_dacse.manifests import is_manifest, read_manifest
+from command_dacse.remote import is_remote
+from command_dacse.search import (
+    AUDIO_SUFFIXES,
+    CARD,
+    TABLE,
+    Findings,
+    LeftOut,
+    is_own_result,
+    is_special,
+    is_table,
+    search_folder,
+    search_remote,
 )
+from command_dacse.terminal import one_line
+
 FORMATS = ("wav", "flac", "ogg", "mp3")  # written
-NAMED = 4  # of what is left out
+WEB = ("http://", "https://")  # files, never searched
 STANDARD = "-"  # standard input or output
 STANDARD_OUTPUTS = {STANDARD, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
@@ -34,19 +45,21 @@ class Plan:
         jobs: what to enhance, and where to.
         problems: of each input that gives nothing, or a result that cannot be told from another, the reason.
         notes: what is left out, a line for each folder.
+        cards: of the data sets among the inputs, and where those of their results go.
     """
 
     jobs: list[Job] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cards: dict[str, str] = field(default_factory=dict)
 
 
 def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -> Plan:
     """Finds the files to read and where each result goes.
 
     Args:
-        inputs: files, pipes, folders (searched through, links to folders too), glob patterns, or `-` for standard
-            input.
+        inputs: files, pipes, folders (searched through, links to folders too), glob patterns, addresses of all of
+            these, lists of files, or `-` for standard input. A folder without recordings may hold a data set: tables.
         output: a file for one input file, a folder for several or for a folder, `-` for standard output; None writes
             `NAME.enhanced.wav` beside each input, and standard input to standard output.
         audio_format: one of `FORMATS`; by default the suffix of an output file, else wav.
@@ -64,18 +77,18 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
     sources = list(found.values())
     if not sources:
         return plan
-    is_folder = len(inputs) > 1 or len(sources) > 1 or os.path.isdir(inputs[0]) or str(output).endswith(os.sep)
+    is_folder = len(inputs) > 1 or len(sources) > 1 or _is_folder(inputs[0], sources) or str(output).endswith(os.sep)
     if output == STANDARD and is_folder:
         raise ValueError("standard output takes one input file; pass a folder with -o")
-    ending = f".{audio_format or 'wav'}"
     if output is None:
-        names = _distinct_names([(_beside(source), source) for source, _ in sources], ending, f".enhanced{ending}")
+        names = _distinct_names([(_beside(source), source) for source, _ in sources], audio_format, ".enhanced")
         targets = [STANDARD if source == STANDARD else name for (source, _), name in zip(sources, names, strict=True)]
     elif output == STANDARD or not (is_folder or os.path.isdir(output)):
-        _check_suffix(output, audio_format)
+        _check_suffix(output, sources[0][0], audio_format)
         targets = [output]
     else:
-        targets = [os.path.join(output, name) for name in _distinct_names(sources, ending, ending)]
+        targets = [os.path.join(output, name) for name in _distinct_names(sources, audio_format)]
+        plan.cards = {card: os.path.join(output, CARD) for card in plan.cards}
     _add_jobs(plan, sources, targets)
     return plan
 
@@ -86,121 +99,67 @@ def output_format(target: str, audio_format: str | None) -> str:
     return audio_format or (suffix if suffix in FORMATS else "wav")
 
 
-def is_special(path: str) -> bool:
-    """Whether a path is one of a pipe, a device or a socket, which is written through and never replaced."""
-    try:
-        return not (stat.S_ISREG(mode := os.stat(path).st_mode) or stat.S_ISDIR(mode))
-    except OSError:
-        return False
-
-
-@dataclass
-class _LeftOut:
-    """What a search through a folder passes over."""
-
-    kinds: Counter = field(default_factory=Counter)
-    hidden: list[str] = field(default_factory=list)
-    results: list[str] = field(default_factory=list)
-    special: list[str] = field(default_factory=list)
-    loops: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        kinds = [f"{count} {kind or 'without ending'}" for kind, count in self.kinds.most_common()]
-        named = {
-            "other kinds": (self.kinds.total(), kinds),
-            "hidden": (len(self.hidden), self.hidden),
-            "results of an earlier run": (len(self.results), self.results),
-            "pipes or devices": (len(self.special), self.special),
-            "links to folders that are searched already": (len(self.loops), self.loops),
-        }
-        return "; ".join(
-            f"{what}: {count} ({', '.join(names[:NAMED])}{', ...' if len(names) > NAMED else ''})"
-            for what, (count, names) in named.items()
-            if names
-        )
-
-
 def _find(argument: str, output: str | None, plan: Plan) -> list[tuple[str, str]]:
     """The files an argument names, each with its name in an output folder; notes what it leaves out."""
     if argument == STANDARD:
         return [(STANDARD, "stdin")]
+    try:
+        if is_manifest(argument):
+            return read_manifest(argument)
+        if argument.startswith(WEB):
+            return [(argument, os.path.basename(argument.partition("?")[0]))]
+        if is_remote(argument):
+            return _note(argument, search_remote(argument, output), plan)
+    except (OSError, ValueError) as error:
+        plan.problems[argument] = one_line(error)
+        return []
     if os.path.isdir(argument):
-        return _search(argument, output, plan)
+        return _note(argument, search_folder(argument, output), plan)
     if os.path.lexists(argument):
         return [(argument, os.path.basename(argument))]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(argument).parts))
     paths = [path for path in sorted(glob.glob(argument, recursive=True)) if not os.path.isdir(path)]
-    own = [path for path in paths if _is_own_result(Path(path), output, fixed)]
-    if own:
-        plan.notes.append(f"{argument}: left out {_LeftOut(results=own)}")
+    own = [path for path in paths if is_own_result(Path(path), output, fixed)]
     taken = [path for path in paths if path not in own]
-    return [(path if path != STANDARD else f"./{path}", os.path.relpath(path, fixed)) for path in taken]
+    files = [(path if path != STANDARD else f"./{path}", os.path.relpath(path, fixed)) for path in taken]
+    return _note(argument, Findings(files, LeftOut(results=own)), plan)
 
 
-def _search(folder: str, output: str | None, plan: Plan) -> list[tuple[str, str]]:
-    found, left_out = [], _LeftOut()
-
-    def unreadable(error: OSError) -> None:
-        plan.problems[error.filename] = f"folder cannot be read ({error.strerror})"
-
-    linked: set[str] = set()
-    for place, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
-        for name in sorted(folders):
-            path = os.path.join(place, name)
-            if name.startswith("."):
-                left_out.hidden.append(os.path.relpath(path, folder) + os.sep)
-            elif os.path.islink(path) and _is_searched(path, folder, linked):
-                left_out.loops.append(os.path.relpath(path, folder))
-            else:
-                linked |= {os.path.realpath(path)} if os.path.islink(path) else set()
-                continue
-            folders.remove(name)
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            relative = os.path.relpath(path, folder)
-            if name.startswith("."):
-                left_out.hidden.append(relative)
-            elif Path(name).suffix.lower() not in AUDIO_SUFFIXES:
-                left_out.kinds[Path(name).suffix.lower()] += 1
-            elif is_special(path):
-                left_out.special.append(relative)
-            elif _is_own_result(Path(path), output, Path(folder)):
-                left_out.results.append(relative)
-            else:
-                found.append((path, relative))
-    if str(left_out):
-        plan.notes.append(f"{folder}: left out {left_out}")
-    return sorted(found, key=lambda pair: Path(pair[1]).parts)
-
-
-def _is_searched(link: str, folder: str, linked: set[str]) -> bool:
-    """Whether a link leads into the folder that is searched, to one around it, or where another link has led."""
-    place, root = os.path.realpath(link), os.path.realpath(folder)
-    return os.path.commonpath([place, root]) in (place, root) or place in linked
+def _note(argument: str, found: Findings, plan: Plan) -> list[tuple[str, str]]:
+    """The files that were found; the rest goes into the plan."""
+    plan.problems |= found.problems
+    if str(found.left_out):
+        plan.notes.append(f"{argument}: left out {found.left_out}")
+    if found.card is not None:
+        plan.cards[found.card] = found.card
+    return found.files
 
 
 def _identity(source: str) -> str:
     """What makes a file one file, whatever path leads to it; a pipe or link stands for itself."""
-    return source if source == STANDARD else os.path.abspath(source)
+    return source if source == STANDARD or is_remote(source) else os.path.abspath(source)
 
 
-def _is_own_result(path: Path, output: str | None, searched: Path) -> bool:
-    """Whether an earlier run into the same place, a folder inside the one that is searched, wrote this file."""
-    if output is None:
-        return path.stem.endswith(".enhanced")
-    folder = Path(output).resolve()
-    return searched.resolve() in folder.parents and folder in path.resolve().parents
+def _is_folder(argument: str, found: list[tuple[str, str]]) -> bool:
+    """Whether an argument names more than one file, even if one is found there."""
+    if is_remote(argument) and not glob.has_magic(argument):
+        return argument != found[0][0]
+    return os.path.isdir(argument) or is_manifest(argument)
 
 
 def _why_nothing(argument: str) -> str:
-    if os.path.isdir(argument):
+    if is_manifest(argument):
+        return "it lists no files"
+    if os.path.isdir(argument) or is_remote(argument):
         return f"folder without audio files ({', '.join(sorted(AUDIO_SUFFIXES))})"
     return "nothing matches" if glob.has_magic(argument) else "no such file or folder"
 
 
-def _check_suffix(output: str, audio_format: str | None) -> None:
+def _check_suffix(output: str, source: str, audio_format: str | None) -> None:
     suffix = Path(output).suffix[1:].lower()
-    if output == STANDARD or is_special(output):
+    if is_table(source) != is_table(output) and (is_table(source) or is_table(output)):
+        raise ValueError(f"a table becomes a table, ending in {TABLE}: not {source!r} {output!r}")
+    if output == STANDARD or is_special(output) or is_table(output):
         return
     if audio_format is None and suffix not in FORMATS:
         raise ValueError(f"cannot write {output!r}; end it in .{', .'.join(FORMATS)}, or pass --format")
@@ -209,30 +168,34 @@ def _check_suffix(output: str, audio_format: str | None) -> None:
 
 
 def _beside(source: str) -> str:
-    if is_special(source):
+    if is_special(source) or is_remote(source):
         raise ValueError(f"{source!r} is no file that a result could lie beside; pass -o")
     return source
 
 
-def _distinct_names(sources: list[tuple[str, str]], ending: str, new_ending: str) -> list[str]:
+def _distinct_names(sources: list[tuple[str, str]], audio_format: str | None, mark: str = "") -> list[str]:
     """Names of results: those of the sources with a new ending, and as much more as tells them apart.
 
     >>> sources = [("a.wav", "a.wav"), ("a.mp3", "a.mp3"), ("x/b.wav", "b.wav"), ("y/b.wav", "b.wav")]
-    >>> _distinct_names(sources, ".wav", ".wav")
+    >>> _distinct_names(sources, None)
     ['a.wav', 'a.mp3.wav', 'x/b.wav', 'y/b.wav']
     """
-    names = [str(Path(name).with_suffix(new_ending)) for _, name in sources]
+
+    def ending(name: str) -> str:
+        return TABLE if is_table(name) else f".{audio_format or 'wav'}"
+
+    names = [str(Path(name).with_suffix(mark + ending(name))) for _, name in sources]
 
     def with_old_ending(index: int) -> str:
         name = sources[index][1]
-        return names[index] if Path(name).suffix == ending else name + new_ending
+        return names[index] if Path(name).suffix == ending(name) else name + mark + ending(name)
 
     def with_folders(index: int) -> str:
         equal = [os.path.abspath(source) for source, name in sources if name == sources[index][1]]
         if len(equal) == 1:
             return names[index]
         name = os.path.relpath(os.path.abspath(sources[index][0]), os.path.commonpath(map(os.path.dirname, equal)))
-        return str(Path(name).with_suffix(new_ending))
+        return str(Path(name).with_suffix(mark + ending(name)))
 
     for rename in (with_old_ending, with_folders):
         counts = Counter(names)

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+SERVED_WINDOWS = 64  # that a server is asked for at a time, unless somebody says how many
 DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
 
 
@@ -29,6 +30,42 @@ def check_options(
         _check_place(place)
     if adapter is not None:
         _check_adapter(adapter, model)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Which part of all work, from 1, and of how many.
+
+    >>> parse_shard("2/8")
+    (2, 8)
+
+    Raises:
+        ValueError: it is no such part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard is {text!r}; the first of four is 1/4, the last 4/4")
+    return int(found[1]), int(found[2])
+
+
+def check_served(server: str | None, adapter: str | None, int8: bool) -> None:
+    """Raises ValueError for what cannot be asked of a server."""
+    if server is None:
+        return
+    if not server.startswith(("http://", "https://")):
+        raise ValueError(f"server is {server!r}; give an address such as http://127.0.0.1:8000")
+    for name, given in (("--adapter", adapter is not None), ("--int8", int8)):
+        if given:
+            raise ValueError(f"{name} is for weights that are loaded here; leave it out, or --server")
+
+
+def check_shared(ray: str | None, device: str | None, has_standard: bool) -> None:
+    """Raises ValueError for what cannot be shared out among the workers of a cluster."""
+    if ray is not None and has_standard:
+        raise ValueError("standard input and output are this process's; with --ray give files")
+    if ray is not None and device is not None and ":" in device:
+        raise ValueError(
+            f"device is {device!r}; with --ray every worker has one of its own: give {device.split(':')[0]}"
+        )
 
 
 def _check_place(place: str) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
-from command_dacse.files import STANDARD, is_special
+from command_dacse.files import STANDARD
 from command_dacse.formats import TAGS, Encoding, id3_tag
+from command_dacse.remote import exists_remote, find_remote, hub_dataset, is_remote, make_dataset, upload
+from command_dacse.search import is_special
 from command_dacse.terminal import write_out
 
 if TYPE_CHECKING:
     import numpy as np
 
+PART_PREFIX, PART_SUFFIX = ".dacse-", ".part"  # of a file that is being written
 WRITE_SAMPLES = 1 << 14  # at once, per channel: libsndfile dies of longer blocks of Vorbis
 
 
@@ -25,9 +29,10 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
     """Gives a file whose content becomes that of the target at the end, or goes if anything goes wrong.
 
     A file is replaced in one step, and one that a link leads to in its place. Pipes and devices are written through.
+    What a process that was killed has left there is for `remove_leftovers`.
 
     Args:
-        target: a path, or `-` for standard output.
+        target: a path, an address, or `-` for standard output.
         like: a file whose permissions the target gets.
 
     Raises:
@@ -40,16 +45,21 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
             with naming(target):
                 _copy_through(file, target)
         return
+    if is_remote(target):
+        with tempfile.NamedTemporaryFile(prefix="dacse-", buffering=0) as file:
+            yield file
+            upload(file.name, target)
+        return
     path = os.path.realpath(target)
     folder = os.path.dirname(path)
     # A name of its own: that of the target may be as long as a name can be.
-    temporary = os.path.join(folder, f".dacse-{os.getpid()}-{os.urandom(4).hex()}.part")
+    temporary = os.path.join(folder, f"{PART_PREFIX}{os.getpid()}-{os.urandom(4).hex()}{PART_SUFFIX}")
     try:
         with naming(target):
             with contextlib.suppress(FileNotFoundError):
                 os.stat(path)  # a name that is too long is known before the work is done
             os.makedirs(folder, exist_ok=True)
-            file = open(temporary, "x+b", buffering=0)  # a buffer would be written once more, in vain, when closed
+            file = _open_locked(temporary)
         with file:
             yield file
         if like is not None and os.path.isfile(like):
@@ -59,6 +69,51 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
     finally:
         with contextlib.suppress(OSError):  # it was never made, or has become the target
             os.remove(temporary)
+
+
+def prepare_targets(targets: list[str]) -> None:
+    """Makes ready what results are written to: folders without leftovers, data sets on the Hub that are there.
+
+    Raises:
+        OSError: the Hub does not let this user make one.
+    """
+    elsewhere = [target for target in targets if is_remote(target)]
+    for address in {hub_dataset(target) for target in elsewhere} - {None}:
+        make_dataset(address)
+    for folder in {os.path.dirname(os.path.abspath(target)) for target in set(targets) - set(elsewhere)}:
+        remove_leftovers(folder)
+
+
+def remove_leftovers(folder: str) -> None:
+    """Removes what processes that were killed left half written in a folder; those that still write hold a lock."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
+                with contextlib.suppress(OSError), open(entry.path, "r+b") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.remove(entry.path)
+
+
+def existing(targets: list[str]) -> set[str]:
+    """Those of the targets that are there already; of many elsewhere, their common folder is listed once."""
+    here = {target for target in targets if target != STANDARD and os.path.isfile(target)}
+    elsewhere = [target for target in targets if is_remote(target)]
+    if len(elsewhere) == 1:
+        return here | {target for target in elsewhere if exists_remote(target)}
+    if elsewhere:
+        here |= set(elsewhere) & set(find_remote(os.path.commonprefix(elsewhere).rpartition("/")[0]))
+    return here
+
+
+def _open_locked(path: str) -> BinaryIO:
+    """A new file, locked for as long as it is open."""
+    while True:
+        file = open(path, "x+b", buffering=0)  # a buffer would be written once more, in vain, when closed
+        with contextlib.suppress(OSError):  # of file systems without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:  # nobody has taken it for a leftover before it was locked
+            return file
+        file.close()
 
 
 @contextlib.contextmanager

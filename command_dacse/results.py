@@ -1,23 +1,28 @@
 """What became of each file: written, reported, summed up."""
 
 import contextlib
+import errno
 import io
 import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from command_dacse.files import STANDARD, Job, output_format
 from command_dacse.formats import choose_encoding
 from command_dacse.outputs import naming, open_sound, written_when_done
+from command_dacse.remote import is_remote
+from command_dacse.search import is_special
 from command_dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 if TYPE_CHECKING:
     from pipeline_dacse.engine_dacse import EnhancedRecording
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
 
@@ -33,6 +38,10 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
 
+class DiskFull(OSError):
+    """Nothing more can be written: what else there is to do would be done in vain."""
+
+
 def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | None) -> Result:
     """Writes the pieces of one enhanced recording and shows how far it is.
 
@@ -40,28 +49,73 @@ def write_result(job: Job, enhanced: "EnhancedRecording", audio_format: str | No
         job: Names of the input and the output.
         enhanced: What the engine streams.
         audio_format: Of the output; None goes by the name of the output.
+
+    Raises:
+        DiskFull: There is no room left.
     """
-    done, loss = 0.0, None
+    like = None if job.source == STANDARD or is_remote(job.source) else job.source
     try:
-        pieces = iter(enhanced)
-        first = next(pieces)  # raises what is wrong with the input, before anything is written
-        recording, source = enhanced.recording, enhanced.recording.stream
-        rate, audio_format = recording.sampling_rate, output_format(job.target, audio_format)
-        seconds = (recording.num_samples or source.estimated_samples or 0) / source.sampling_rate
-        longest = seconds or _longest_seconds(source.file)
-        encoding = choose_encoding(audio_format, source.sample_type, rate, source.channels, longest)
-        loss = encoding.loss
-        like = None if job.source == STANDARD else job.source
-        with written_when_done(job.target, like) as file, progress_bar() as progress:
-            bar = progress.add_task(shown(job.source), total=seconds or None)
-            with open_sound(file, job.target, encoding, rate, source.channels, source.tags) as write:
-                for piece in itertools.chain([first], pieces):
-                    write(piece.audio)
-                    done += piece.audio.shape[1] / rate
-                    progress.update(bar, completed=done)
+        with progress_bar() as progress:
+            bar = progress.add_task(shown(job.source), total=None)
+
+            def follow(done: float, seconds: float | None) -> None:
+                progress.update(bar, completed=done, total=seconds)
+
+            target = written_when_done(job.target, like)
+            done, loss = write_sound(enhanced, target, job.target, audio_format, follow)
     except (OSError, ValueError) as error:
-        return Result(job.source, job.target, "failed", error=one_line(error))
+        return failed_result(job, error)
     return Result(job.source, job.target, "enhanced", done, warnings=[loss] if loss else [])
+
+
+def write_sound(
+    enhanced: "EnhancedRecording",
+    into: AbstractContextManager[BinaryIO],
+    target: str,
+    audio_format: str | None,
+    follow: Callable[[float, float | None], None] = lambda done, seconds: None,
+) -> tuple[float, str | None]:
+    """Writes one enhanced recording as an audio file.
+
+    Args:
+        enhanced: What the engine streams.
+        into: Opens the file, once there is something to write.
+        target: What the file will be called.
+        audio_format: Of the file; None goes by its name.
+        follow: Called with the seconds that are written, and those there are, if that is known.
+
+    Returns:
+        Seconds of audio, and what the format has lost of it, if anything.
+
+    Raises:
+        ValueError: It is no audio, or the format cannot hold it.
+        OSError: It cannot be opened, or not be written.
+    """
+    pieces = iter(enhanced)
+    first = next(pieces)  # raises what is wrong with the input, before anything is written
+    recording, source = enhanced.recording, enhanced.recording.stream
+    rate = recording.sampling_rate
+    seconds = (recording.num_samples or source.estimated_samples or 0) / source.sampling_rate
+    longest = seconds or _longest_seconds(source.file)
+    encoding = choose_encoding(output_format(target, audio_format), source.sample_type, rate, source.channels, longest)
+    done = 0.0
+    with into as file, open_sound(file, target, encoding, rate, source.channels, source.tags) as write:
+        for piece in itertools.chain([first], pieces):
+            write(piece.audio)
+            done += piece.audio.shape[1] / rate
+            follow(done, seconds or None)
+    return done, encoding.loss
+
+
+def failed_result(job: Job, error: OSError | ValueError) -> Result:
+    """What becomes of a job that failed.
+
+    Raises:
+        DiskFull: The error is that there is no room left.
+    """
+    if isinstance(error, OSError) and error.errno in FULL and not is_special(job.target):
+        raise DiskFull(error.errno, error.strerror) from error
+    return Result(job.source, job.target, "failed", error=one_line(error))
 
 
 def _longest_seconds(file: BinaryIO) -> float:
@@ -119,6 +173,24 @@ def summarize(
     elif error is None:
         files = ", ".join(f"{count} {status}" for status, count in counts.items())
         say(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s")
+
+
+def write_report(path: str, results: list[Result]) -> None:
+    """Writes what became of each input as a table, a row for each, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [asdict(result) for result in results]
+    texts = {name: pyarrow.string() for name in ("input", "output", "status", "error")}
+    schema = pyarrow.schema(texts | {"seconds": pyarrow.float64(), "warnings": pyarrow.list_(pyarrow.string())})
+    for row in rows:  # a name on a disk need not be text
+        row |= {name: row[name] and os.fsencode(row[name]).decode(errors="backslashreplace") for name in texts}
+    with written_when_done(path) as file:
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
 
 
 def name_of(source: str) -> str:

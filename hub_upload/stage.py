@@ -16,7 +16,7 @@ from pipeline_dacse import AudioEnhancementPipeline
 from pipeline_dacse.layout_dacse import TOKEN_LAYOUT
 from processing_dacse import DacSeProcessor
 
-from .adapter import CONFIG_NAME, copy_adapter
+from .adapter import CONFIG_NAME, copy_adapter, copy_prior
 from .card import model_card
 from .evaluation import stage_evaluations
 from .facts import Facts, Sample
@@ -40,7 +40,19 @@ def open_checkpoint(
         ValueError: a place that can be none, the weights are pickles only, there is no codec, or the token layout
             contradicts it.
     """
-    for place in (source, codec, adapter):
+    model = open_model(source, dtype, adapter)
+    if codec is not None:
+        check_place(codec)
+    return AudioEnhancementPipeline(model, processor=find_processor(source, codec, model), device="cpu")
+
+
+def open_model(source: str, dtype: torch.dtype | None = None, adapter: str | None = None) -> DacSeForEnhancement:
+    """Loads the language model of a checkpoint on the CPU: `source`, `dtype` and `adapter` as in `open_checkpoint`.
+
+    Raises:
+        ValueError: a place that can be none, or the weights are pickles only.
+    """
+    for place in (source, adapter):
         if place is not None:
             check_place(place)
     refuse_pickled_weights(source)
@@ -50,7 +62,7 @@ def open_checkpoint(
         model = PeftModel.from_pretrained(model.float(), adapter).merge_and_unload()
     for weights in model.parameters():  # `model.to` would round the frequencies of the rotary embedding as well
         weights.data = weights.data.to(wanted)
-    return AudioEnhancementPipeline(model.eval(), processor=find_processor(source, codec, model), device="cpu")
+    return model.eval()
 
 
 def refuse_pickled_weights(source: str) -> None:
@@ -102,19 +114,22 @@ def stage_model(
     enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     for config in [] if merged else sorted(origin.glob(f"adapters/*/{CONFIG_NAME}")):
         copy_adapter(config.parent, folder / "adapters" / config.parent.name, name)
+    copy_prior(source, folder)
     for sample in facts.samples:
-        write_sample(enhance, origin / sample.file, folder, sample)
-    facts = replace(facts, samples=[Sample(sample.before, sample.title) for sample in facts.samples])
+        write_sample(enhance, origin, folder, sample)
+    facts = replace(facts, samples=[sample.staged for sample in facts.samples])
     facts = stage_evaluations(origin, folder, facts)
     facts.write(folder)
     card = model_card(name, enhance.model, enhance.processor, facts, folder, files_at)
     (folder / "README.md").write_text(card)
 
 
-def write_sample(enhance: AudioEnhancementPipeline, recording: Path, folder: Path, sample: Sample) -> None:
-    """Writes a recording and what the model makes of it, as 16-bit FLAC."""
+def write_sample(enhance: AudioEnhancementPipeline, origin: Path, folder: Path, sample: Sample) -> None:
+    """Writes a recording, what the model makes of it and what others made of it, as 16-bit FLAC."""
     (folder / sample.before).parent.mkdir(exist_ok=True)
-    waveform, rate = enhance.processor.load_audio(recording)
-    soundfile.write(folder / sample.before, waveform.T, rate)
-    out = enhance(recording)
+    files = {sample.before: sample.file} | {sample.of_rival(name): file for name, file in sample.rivals.items()}
+    for target, file in files.items():
+        waveform, rate = enhance.processor.load_audio(origin / file)
+        soundfile.write(folder / target, waveform.T, rate)
+    out = enhance(origin / sample.file)
     soundfile.write(folder / sample.after, out["audio"].T, out["sampling_rate"])

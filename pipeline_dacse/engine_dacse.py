@@ -64,13 +64,15 @@ class Enhancer:
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def stream_many(
-        self, recordings: Iterable[Any], options: EnhanceOptions = DEFAULTS
+        self, recordings: Iterable[Any], options: EnhanceOptions = DEFAULTS, places: Iterable[int] | None = None
     ) -> Iterator["EnhancedRecording"]:
         """Enhances many recordings, whose windows share batches.
 
         Args:
             recordings: Each of any kind the processor reads; read as far ahead as a batch goes.
             options: Of all of them.
+            places: A number of each recording, from which its random stream is made: where many calls share the work
+                of one, the recording's place in all of it. By default its place in this call.
 
         Yields:
             Each recording in order, to be consumed before the next; one that is not consumed to its end costs no
@@ -80,7 +82,7 @@ class Enhancer:
             ValueError: If an option does not suit the model; before any audio is read. What is wrong with a recording
                 is raised by its own pieces, and the others go on.
         """
-        return _Call(self, recordings, options, self.check(options)).run()
+        return _Call(self, recordings, options, self.check(options), places).run()
 
     def stream(self, recording: Any, options: EnhanceOptions = DEFAULTS) -> Iterator[Piece]:
         """Enhances one recording of any length in constant memory; yields its pieces.
@@ -241,7 +243,7 @@ class EnhancedRecording:
 
     Attributes:
         audio: What was given.
-        index: Its place in the call.
+        index: Its place, in the call unless the call says otherwise.
         recording: What is known of it, or None if it cannot be opened; iterating then raises why.
     """
 
@@ -314,12 +316,17 @@ class _Call:
     """The state of one call: recordings being read, windows that wait for a batch."""
 
     def __init__(
-        self, enhancer: Enhancer, recordings: Iterable[Any], options: EnhanceOptions, arguments: dict[str, Any]
+        self,
+        enhancer: Enhancer,
+        recordings: Iterable[Any],
+        options: EnhanceOptions,
+        arguments: dict[str, Any],
+        places: Iterable[int] | None,
     ):
         self.enhancer, self.options, self.arguments = enhancer, options, arguments
         self.batch_size = 1 if options.is_assisted else options.batch_size or enhancer.default_windows(options)
         self.seed = np.random.SeedSequence().entropy if options.seed is None else options.seed % 2**64
-        self.windows = self._read(recordings)
+        self.windows = self._read(recordings, itertools.count() if places is None else places)
         self.waiting: deque[tuple[EnhancedRecording, Window]] = deque()
         self.opened: deque[EnhancedRecording] = deque()  # and not handed out yet
 
@@ -359,8 +366,10 @@ class _Call:
             self.waiting.append(found)
         return found is not None
 
-    def _read(self, recordings: Iterable[Any]) -> Iterator[tuple[EnhancedRecording, Window | None]]:
-        for index, audio in enumerate(recordings):
+    def _read(
+        self, recordings: Iterable[Any], places: Iterable[int]
+    ) -> Iterator[tuple[EnhancedRecording, Window | None]]:
+        for audio, index in zip(recordings, places, strict=False):
             recording = EnhancedRecording(self, audio, index)
             windows = recording.read(self.enhancer, self.options)
             next(windows)

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from command_dacse.files import AUDIO_SUFFIXES, Job, is_special, output_format, plan_jobs
+from command_dacse.files import Job, output_format, plan_jobs
+from command_dacse.search import AUDIO_SUFFIXES, is_special
 
 
 @pytest.fixture(autouse=True)

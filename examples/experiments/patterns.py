@@ -68,7 +68,7 @@ def main():
                 generate = model.generate_codes
             facts = {"parameters": model.num_parameters()} | losses | speed(generate, listener)
             results.add(name, seed, facts | listener.score(generate))
-            results.write(arms, remarks("python examples/experiments/patterns.py ...", args, data))
+        results.write(arms, remarks(args, data))
 
 
 if __name__ == "__main__":

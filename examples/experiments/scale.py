@@ -63,8 +63,7 @@ def main():
     found = [results.read()[name] for name in names.values()]
     law = fit_power_law(*([interval(figures[key])[0] for figures in found] for key in ("parameters", "loss")))
     fitted = f"Held-out loss = {law[0]:.2f} x parameters ^ -{law[1]:.3f} (three sizes: no more than a description)."
-    command = remarks("python examples/experiments/scale.py ...", args, data)
-    results.write(list(names.values()), ["", fitted, *command])
+    results.write(list(names.values()), ["", fitted, *remarks(args, data)])
 
 
 if __name__ == "__main__":
