@@ -39,7 +39,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     (2, 8)
 
     Raises:
-        ValueError: it is no such part.
+        ValueError: It is no such part.
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):

@@ -71,12 +71,12 @@ class Part:
     """One recording of a file, which most often is all of it.
 
     Attributes:
-        start, stop: where it lies, in bytes.
-        kind: one of `STARTS`, or None.
-        size: position in the file and bytes of a size that is to be read in place of the one that is written there.
-        fault: what its headers promise and it does not keep; None where nothing is known to be missing.
-        is_counted: whether its header can say how long it is: an MP3 without a frame of counts cannot.
-        end: of an Ogg, in samples of its clock, as its last page says.
+        start, stop: Where it lies, in bytes.
+        kind: One of `STARTS`, or None.
+        size: Position in the file and bytes of a size that is to be read in place of the one that is written there.
+        fault: What its headers promise and it does not keep; None where nothing is known to be missing.
+        is_counted: Whether its header can say how long it is: an MP3 without a frame of counts cannot.
+        end: Of an Ogg, in samples of its clock, as its last page says.
     """
 
     start: int
