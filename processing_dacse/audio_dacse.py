@@ -190,6 +190,7 @@ def _rest(source: Any) -> BinaryIO:
     """What a file object still holds; all of it if it stands at its end, where writing leaves it."""
     file = _copied(source)
     if file.tell() == 0 and getattr(source, "seekable", bool)():
+        file.close()
         source.seek(0)
         file = _copied(source)
     return file
@@ -207,8 +208,12 @@ def _downloaded(address: str) -> BinaryIO:
 def _copied(source: Any) -> BinaryIO:
     """What is left to read, in memory, or on the disk if it is long; never to be seen by others, nor left over."""
     file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)
-    while content := source.read(COPY_BYTES):
-        if isinstance(content, str):
-            raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
-        file.write(content)
+    try:
+        while content := source.read(COPY_BYTES):
+            if isinstance(content, str):
+                raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
+            file.write(content)
+    except BaseException:
+        file.close()
+        raise
     return file
