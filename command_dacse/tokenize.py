@@ -2,16 +2,13 @@
 
 import json
 import logging
-import os
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from command_dacse import default_model
-from command_dacse.cluster import WorkerDied, run_on_ray
-from command_dacse.terminal import one_line, progress_bar
+from command_dacse.terminal import one_line
 
 HELP = {
     "corpus": "Clean speech (folder, manifest, data set on the Hub); without --recipe a folder of noisy/clean pairs.",
@@ -33,7 +30,6 @@ HELP = {
     "skip_broken": "Count recordings that are no audio, or silent, and go on without them.",
     "shard": "Make only this machine's part, such as 1/4.",
     "processes": "That degrade and encode here.",
-    "ray": "Share the shards out on a Ray cluster whose machines see the same folders: local, auto, or its address.",
     "device": "Where they encode, such as cuda.",
     "shard_size": "Clips of a shard.",
     "follow": "Make new clips for as long as a training run reads them, and remove those it has read.",
@@ -67,7 +63,6 @@ def tokenize(
     skip_broken: Annotated[bool, option("skip_broken")] = False,
     shard: Annotated[str, option("shard")] = "1/1",
     processes: Annotated[int, option("processes")] = 1,
-    ray: Annotated[str | None, option("ray")] = None,
     device: Annotated[str, option("device")] = "cpu",
     shard_size: Annotated[int, option("shard_size")] = 256,
     follow: Annotated[bool, option("follow")] = False,
@@ -87,8 +82,6 @@ def tokenize(
 
     - `dacse tokenize CORPUS --recipe R.yaml -o tokens --shard 2/8 --processes 16` on the second of eight machines
 
-    - `dacse tokenize CORPUS --recipe R.yaml -o tokens --ray auto` on the cluster that this machine belongs to
-
     - `hf upload my-org/tokens tokens --repo-type dataset` to train on them anywhere
     """
     from training_dacse.tokens.tokenize import TokenizeArguments, parse_shard
@@ -97,8 +90,6 @@ def tokenize(
     logging.basicConfig(format="%(message)s")
     logging.getLogger("training_dacse").setLevel(logging.INFO)
     try:
-        if ray and (follow or shard != "1/1" or processes != 1):
-            raise ValueError("--ray shares out all shards there are; leave --follow, --shard and --processes out")
         arguments = TokenizeArguments(
             corpus=corpus,
             output=str(output),
@@ -124,7 +115,7 @@ def tokenize(
             follow=follow,
             ahead=ahead,
         )
-        counts = make_tokens(arguments, partial(write_on_ray, ray) if ray else None)
+        counts = make_tokens(arguments)
     except (OSError, ValueError) as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(1) from error
@@ -135,36 +126,3 @@ def tokenize(
             typer.echo(
                 f"{output / part}: {count['clips']} clips in {count['shards']} shards, {count['tokens']:,} tokens"
             )
-
-
-class ShardWork:
-    """Makes shards in a worker of a cluster, in the folder that the command was given in."""
-
-    def __init__(self, writers: dict):
-        self.writers, self.folder = writers, os.getcwd()
-
-    def __call__(self, shards: list[tuple[str, int]]) -> None:
-        os.chdir(self.folder)
-        for part, number in shards:
-            self.writers[part].write(number)
-
-
-def write_on_ray(address: str, writers: dict, shards: list[tuple[str, int]]) -> None:
-    """Makes shards on a Ray cluster.
-
-    Args:
-        address: as for `run_on_ray`.
-        writers: make them, by part.
-        shards: part and number of each.
-
-    Raises:
-        OSError: there is no such cluster, or every worker dies of a shard.
-    """
-    use_gpus = next(iter(writers.values())).device != "cpu"
-    with progress_bar() as progress:
-        bar = progress.add_task("shards", total=len(shards))
-        for chunk, answer in run_on_ray(address, ShardWork(writers), shards, use_gpus):
-            if isinstance(answer, WorkerDied):
-                part, number = chunk[0]
-                raise OSError(f"shard {number} of {part}: {answer}; they may lack memory, give a smaller --shard-size")
-            progress.advance(bar, len(chunk))

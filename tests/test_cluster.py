@@ -18,7 +18,6 @@ import soundfile
 from pyarrow import parquet
 
 from tests.tiny import tiny_pipeline
-from tests.training.tiny_tokens import make_tokens, write_place
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
@@ -201,23 +200,3 @@ def test_an_item_that_no_worker_survives_is_given_up_and_what_is_raised_comes_th
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert process.returncode == 0, process.stderr
     assert process.stderr.endswith("'a fault of ours' came through") and process.stdout == ""
-
-
-def test_a_corpus_is_tokenized_on_a_cluster_as_in_one_process(cluster, tmp_path):
-    place = write_place(tmp_path)
-    alone = make_tokens(place, "alone")
-    command = [sys.executable, "-m", "dacse", "tokenize", "corpus", "--recipe", "recipe.yaml", "--codec", "codec"]
-    command += ["--clips", "24", "--valid-clips", "2", "--shard-size", "8", "-o", "shared", "--ray", cluster]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for options, status, message in (
-        ([], 0, "24 clips in 3 shards"),
-        (["--shard", "1/2"], 1, "leave --follow, --shard and --processes out"),
-    ):
-        process = subprocess.run(
-            [*command, *options], cwd=place, env=environment, capture_output=True, text=True, timeout=PATIENCE
-        )
-        assert process.returncode == status, process.stderr
-        assert message in process.stdout + process.stderr
-    shards = [path.relative_to(alone) for path in alone.glob("*/*.arrow")]
-    assert len(shards) == 4
-    assert all((place / "shared" / name).read_bytes() == (alone / name).read_bytes() for name in shards)

@@ -1,16 +1,15 @@
 """A corpus made into tokens, to train on and to hold out, by any number of processes and machines.
 
-The unit of work is a numbered shard. A machine of several makes every so-manieth, or a cluster shares them out; a
-process makes one after the other; whatever was made is left as it is.
+The unit of work is a numbered shard. A machine of several makes every so-manieth; a process of a machine makes one
+after the other; whatever was made is left as it is.
 """
 
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -29,9 +28,6 @@ PARTS = ("valid", "train")  # held-out clips first: they are few
 RECORDINGS = "recordings.parquet"  # digests of what was read, so that it is read once
 PAIR_SECONDS = 4.0  # of clips from recorded pairs, unless said otherwise
 POLL_SECONDS = 0.5
-
-Shard = tuple[str, int]  # part and number
-Write = Callable[[dict[str, ShardWriter], Iterable[Shard]], None]
 
 
 @dataclass
@@ -115,13 +111,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(number), int(machines)
 
 
-def tokenize(arguments: TokenizeArguments, write: Write | None = None) -> dict[str, dict[str, int]]:
+def tokenize(arguments: TokenizeArguments) -> dict[str, dict[str, int]]:
     """Makes this machine's shards of both parts.
-
-    Args:
-        arguments: what they are made from.
-        write: makes shards, given by part and number, with the writers of both parts; the processes of this machine
-            when left out.
 
     Returns:
         `shards`, `clips` and `tokens` that are in each part's folder now, noisy and clean ones.
@@ -139,12 +130,11 @@ def tokenize(arguments: TokenizeArguments, write: Write | None = None) -> dict[s
     for writer in writers.values():
         writer.claim(digests)
     shards = shards_to_make(arguments, writers)
-    write = write or partial(write_shards, processes=arguments.processes)
-    write(writers, shards if arguments.follow else list(shards))
+    write_shards(writers, shards if arguments.follow else list(shards), arguments.processes)
     return {part: count_tokens(output, part) for part in PARTS}
 
 
-def shards_to_make(arguments: TokenizeArguments, writers: dict[str, ShardWriter]) -> Iterator[Shard]:
+def shards_to_make(arguments: TokenizeArguments, writers: dict[str, ShardWriter]) -> Iterator[tuple[str, int]]:
     """Part and number of the shards that are missing, held-out ones first."""
     for part, writer in writers.items():
         if part == "train" and arguments.follow:
@@ -205,13 +195,13 @@ def start_worker(writers: dict[str, ShardWriter]) -> None:
     job.update(writers)
 
 
-def work(shard: Shard) -> None:
+def work(shard: tuple[str, int]) -> None:
     """Makes a shard in a process of a pool."""
     part, number = shard
     job[part].write(number)
 
 
-def write_shards(writers: dict[str, ShardWriter], shards: Iterable[Shard], processes: int = 1) -> None:
+def write_shards(writers: dict[str, ShardWriter], shards: Iterable[tuple[str, int]], processes: int = 1) -> None:
     """Makes shards, several at once.
 
     Args:
