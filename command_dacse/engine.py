@@ -75,7 +75,8 @@ class EngineSettings:
 
     def describe(self, enhancer: Enhancer) -> str:
         """A line about what was loaded."""
-        windows = self.make_options().batch_size or enhancer.default_batch_size()
+        options = self.make_options()
+        windows = options.batch_size or enhancer.default_windows(options)
         precision = "int8" if self.int8 else str(enhancer.model.dtype).removeprefix("torch.")
         where = f"{enhancer.model.device} in {precision}" if self.server is None else self.server
         return f"{self.model} on {where}, up to {windows} windows at a time"

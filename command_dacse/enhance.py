@@ -19,6 +19,7 @@ from command_dacse.work import EnhanceWork, NumberedJob, SharedWork
 
 AudioFormat = StrEnum("AudioFormat", FORMATS)
 Dtype = StrEnum("Dtype", ["auto", "float32", "bfloat16", "float16"])
+Choose = StrEnum("Choose", ["confidence", "dnsmos"])
 
 
 def enhance(
@@ -60,9 +61,11 @@ def enhance(
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results that exist.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     do_sample: Annotated[bool, typer.Option("--sample", help="Draw tokens instead of taking the likeliest.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, help="Draw so many answers to each window and keep the best.")] = 1,
+    choose: Annotated[Choose, typer.Option(help="Which one is the best.")] = Choose.confidence,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="Makes --sample repeatable, with the same inputs."),
+        typer.Option(min=0, max=2**63 - 1, help="Makes what is drawn repeatable, with the same inputs."),
     ] = None,
     server: Annotated[
         str | None,
@@ -94,6 +97,8 @@ def enhance(
 
     - `dacse enhance "talks/**/*.mp3" -o enhanced/ --keep-rate --strength 0.8`
 
+    - `dacse enhance noisy.wav --candidates 8 --choose dnsmos`
+
     - `cat noisy.wav | dacse enhance - > clean.wav`
 
     - `dacse enhance hf://datasets/org/noisy -o hf://datasets/org/clean --ray auto --report done.parquet`
@@ -124,8 +129,10 @@ def enhance(
         "overlap_seconds": overlap_seconds,
         "output_sampling_rate": "input" if keep_rate else None,
         "batch_size": batch_size,
+        "candidates": candidates,
+        "choose": str(choose),
         "seed": seed,
-        "generate": {"do_sample": do_sample},
+        "generate": {"do_sample": do_sample or candidates > 1},
         **({"adapter": adapter} if adapter else {}),  # else the one that the model may come with
     }
     if server is not None:  # which takes the likeliest code, and many requests at a time

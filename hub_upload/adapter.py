@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers.utils import cached_file
 
 from modeling_dacse import DacSeForEnhancement
 
@@ -19,6 +20,8 @@ from .facts import Facts
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+PRIOR_NAME = "log_prior.safetensors"  # beside weights that were trained with a logit adjustment; training reads it
+POLICY = ("window_frames", "minimum_risk", "keep_recording")  # of a processor
 
 
 def stage_adapter(source: Path, folder: Path, name: str, base_model: str | None = None) -> None:
@@ -45,10 +48,12 @@ def stage_adapter(source: Path, folder: Path, name: str, base_model: str | None 
             "publish that model and name it with --base-model ORGANISATION/NAME"
         )
     copy_adapter(source, folder, base_model)
+    if not copy_prior(str(source), folder):
+        copy_prior(trained_on, folder)
     facts = stage_evaluations(source, folder, replace(Facts.read(source), base_model=base_model))
     facts.write(folder)
     num_bytes = (source / WEIGHTS_NAME).stat().st_size
-    (folder / "README.md").write_text(adapter_card(name, config["r"], num_bytes, facts, folder))
+    (folder / "README.md").write_text(adapter_card(name, config["r"], num_bytes, policy_of(trained_on), facts, folder))
 
 
 def copy_adapter(source: Path, folder: Path, base_model: str) -> None:
@@ -57,6 +62,29 @@ def copy_adapter(source: Path, folder: Path, base_model: str) -> None:
     config = json.loads((source / CONFIG_NAME).read_text()) | {"base_model_name_or_path": base_model}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(source / WEIGHTS_NAME, folder)
+
+
+def copy_prior(source: str, folder: Path) -> bool:
+    """Copies the logit adjustment that weights were trained with, so that whoever trains on goes on with it.
+
+    Args:
+        source: directory or Hub id of the weights.
+        folder: where it goes.
+
+    Returns:
+        whether they were trained with one.
+    """
+    found = cached_file(source, PRIOR_NAME, _raise_exceptions_for_missing_entries=False)
+    if found:
+        shutil.copyfile(found, folder / PRIOR_NAME)
+    return found is not None
+
+
+def policy_of(base_model: str) -> dict[str, int | bool]:
+    """What the processor of an adapter's base asks of every call; empty where it asks for nothing, or is not there."""
+    found = cached_file(base_model, "processor_config.json", _raise_exceptions_for_missing_entries=False)
+    config = json.loads(Path(found).read_text()) if found else {}
+    return {name: config[name] for name in POLICY if config.get(name)}
 
 
 def check_fit(source: Path, base_model: str) -> None:

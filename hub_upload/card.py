@@ -58,8 +58,10 @@ def model_card(
     shown, metadata = enhancement_parts(name, facts, folder)
     return render(
         "model",
-        metadata | {"library_name": "transformers", "tags": MODEL_TAGS},
+        metadata | {"library_name": "transformers", "tags": MODEL_TAGS, "widget": widget(facts)},
         **shown,
+        rivals=list(dict.fromkeys(system for sample in facts.samples for system in sample.rivals)),
+        has_handler=(folder / "handler.py").is_file(),
         processor=processor,
         parameters=count(model.num_parameters()),
         codec_parameters=count(processor.audio_tokenizer.num_parameters()),
@@ -74,25 +76,33 @@ def model_card(
     )
 
 
+def widget(facts: Facts) -> list[dict[str, str]]:
+    """The samples as examples that the Hub shows beside a model; their paths are those of its repository."""
+    return [{"example_title": sample.title, "src": sample.before} for sample in facts.samples]
+
+
 def stored_dtype(folder: Path) -> str:
     """What the weights in a folder are stored in, which may be less than what they are loaded in."""
     with safe_open(min(folder.glob("*.safetensors")), "pt") as weights:
         return str(weights.get_tensor(next(iter(weights.keys()))).dtype).removeprefix("torch.")
 
 
-def adapter_card(name: str, rank: int, num_bytes: int, facts: Facts, folder: Path) -> str:
+def adapter_card(
+    name: str, rank: int, num_bytes: int, policy: dict[str, int | bool], facts: Facts, folder: Path
+) -> str:
     """The README of an adapter's repository.
 
     Args:
         name: the adapter's id on the Hub.
         rank: of its matrices.
         num_bytes: size of its weights.
+        policy: what the processor of its base asks of every call.
         facts: the publisher's, with the base model; their paths are relative to `folder`.
         folder: the repository.
     """
     shown, metadata = enhancement_parts(name, facts, folder)
     own = {"library_name": "peft", "tags": [*MODEL_TAGS, "lora"], "base_model_relation": "adapter"}
-    return render("adapter", metadata | own, **shown, rank=rank, size=f"{num_bytes / 1e6:.2g} MB")
+    return render("adapter", metadata | own, **shown, rank=rank, size=f"{num_bytes / 1e6:.2g} MB", policy=policy)
 
 
 def enhancement_parts(name: str, facts: Facts, folder: Path) -> tuple[dict, dict]:

@@ -24,6 +24,10 @@ def push(
     base_model: Annotated[str | None, typer.Option(help="Hub id of the model an adapter was trained on.")] = None,
     dataset: Annotated[bool, typer.Option("--dataset", help="SOURCE is a token cache or noisy/ and clean/.")] = False,
     space: Annotated[bool, typer.Option("--space", help="Publish the demo app.")] = False,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Hub id the demo app offers; may be repeated.  [default: the embedded one]"),
+    ] = None,
     private: Annotated[bool, typer.Option("--private", help="Hide a new repository from others.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what dacse did not publish.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stage, verify and list; upload nothing.")] = False,
@@ -32,7 +36,8 @@ def push(
     """Publishes a model, an adapter, a data set or the demo app on the Hub, in one commit.
 
     A complete repository is staged and verified in a process without this package and without network; only then it is
-    uploaded. A failure leaves the Hub as it was. `card.yaml` in SOURCE states what the card cannot know: `license`,
+    uploaded. A failure leaves the Hub as it was. Published again, files that are no more go in the same commit, and
+    what somebody added by hand stays and is named. `card.yaml` in SOURCE states what the card cannot know: `license`,
     `base_model`, `language`, `training_data` (each with `name`, `licence`, `id`), `compute`, `limits`, `samples` (each
     with `file`, `title`), `task`.
 
@@ -42,31 +47,41 @@ def push(
 
     - `dacse push cache my-org/speech-tokens --dataset --dry-run`
 
-    - `dacse push --space my-org/enhance`
+    - `dacse push --space my-org/enhance --model my-org/dac-se1`
     """
     if adapter + dataset + space > 1:
         raise typer.BadParameter("--adapter, --dataset and --space exclude each other")
+    if models and not space:
+        raise typer.BadParameter("--model is for --space: the models that the demo app offers")
     if space and repo_id is not None or not space and repo_id is None:
         raise typer.BadParameter("give SOURCE and REPO_ID, or with --space REPO_ID alone")
     with one_line_errors(), Console(stderr=True).status("starting") as status:
-        from . import push as room
+        from .push import push as publish
+        from .remote import ADAPTER, DATASET, MODEL, SPACE
+        from .space import space_variables
 
+        variables = None
         if space:
-            repo_id, kind, prepare = source, room.SPACE, prepare_space(status)
+            repo_id, kind, prepare = source, SPACE, prepare_space(status, source, models or [])
+            variables = space_variables(models or [])
         elif dataset:
-            kind, prepare = room.DATASET, prepare_dataset(status, source, repo_id)
+            kind, prepare = DATASET, prepare_dataset(status, source, repo_id)
         elif adapter:
-            kind, prepare = room.ADAPTER, prepare_adapter(status, source, repo_id, base_model)
+            kind, prepare = ADAPTER, prepare_adapter(status, source, repo_id, base_model)
         else:
-            kind, prepare = room.MODEL, prepare_model(status, source, repo_id)
-        done = room.push(repo_id, kind, prepare, private=private, force=force, dry_run=dry_run)
+            kind, prepare = MODEL, prepare_model(status, source, repo_id)
+        done = publish(repo_id, kind, prepare, private=private, force=force, dry_run=dry_run, variables=variables)
     if as_json:
         files = [{"path": path, "bytes": size} for path, size in done.files]
         report = {"repo_id": done.repo_id, "repo_type": done.kind.repo_type, "url": done.url, "files": files}
-        typer.echo(json.dumps(report))
+        typer.echo(json.dumps(report | {"removed": done.removed, "kept": done.kept}))
         return
     for path, size in done.files:
         typer.echo(f"{decimal(size):>10}  {path}")
+    for path in done.removed:
+        typer.echo(f"   removed  {path}")
+    for path in done.kept:
+        typer.echo(f"      kept  {path} (not of dacse)")
     what = f"{len(done.files)} files, {decimal(done.num_bytes)}"
     typer.echo(f"{what}: published as {done.url}" if done.url else f"{what}: verified, nothing uploaded (dry run)")
 
@@ -172,11 +187,20 @@ def prepare_dataset(status: Status, source: str, repo_id: str) -> Callable[[Path
     return prepare
 
 
-def prepare_space(status: Status) -> Callable[[Path], None]:
+def prepare_space(status: Status, repo_id: str, models: list[str]) -> Callable[[Path], None]:
     def prepare(folder: Path) -> None:
-        from .space import stage_space
+        from .space import MODEL_FOLDER, check_space_models, embedded_model, stage_space
+        from .stage import open_checkpoint, stage_model
+        from .verify import verify as run
 
-        stage_space(folder)
+        check_space_models(models)
+        stage_space(folder, models)
+        if not models:
+            status.update("staging and verifying the embedded model")
+            enhance = open_checkpoint(str(embedded_model()))
+            (folder / MODEL_FOLDER).mkdir()
+            stage_model(enhance, str(embedded_model()), folder / MODEL_FOLDER, repo_id)
+            run(folder / MODEL_FOLDER, enhance)
         status.stop()
 
     return prepare

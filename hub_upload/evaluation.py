@@ -48,8 +48,9 @@ def stage_run(run: Path, system: str, folder: Path) -> str:
     (folder / kept).mkdir(parents=True)
     shutil.copy(run / "summary.json", folder / kept)
     if test_set["hub_id"]:
-        entries = [
-            EvalResultEntry(test_set["hub_id"], result.metric_type, result.metric_value)
+        notes = f"{test_set['clips']} clips, checksum {test_set['checksum']}"
+        entries = [  # a benchmark of the Hub shows those whose metric is the id of one of its tasks
+            EvalResultEntry(test_set["hub_id"], result.metric_type, result.metric_value, notes=notes)
             for result in eval_results(summary, system)
         ]
         path = folder / ".eval_results" / f"{test_set['name']}.yaml"

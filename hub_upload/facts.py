@@ -3,6 +3,7 @@
 Knows no card and no weights.
 """
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,10 +24,11 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Sample:
-    """A recording to be heard before and after."""
+    """A recording to be heard before, after, and as other systems leave it."""
 
     file: str  # the recording before, relative to the checkpoint
     title: str  # what is heard, by whom, under which licence
+    rivals: dict[str, str] = field(default_factory=dict)  # by system: the file of what it made of the recording
 
     @property
     def before(self) -> str:
@@ -41,6 +43,19 @@ class Sample:
     def after(self) -> str:
         """Where a repository holds it enhanced."""
         return self.before.replace(".noisy.", ".enhanced.")
+
+    def of_rival(self, system: str) -> str:
+        """Where a repository holds what another system made of it.
+
+        >>> Sample("rain.wav", "Rain", {"RNNoise 0.4": "r.wav"}).of_rival("RNNoise 0.4")
+        'samples/rain.rnnoise-0-4.flac'
+        """
+        return self.before.replace(".noisy.", f".{re.sub(r'[^a-z0-9]+', '-', system.lower())}.")
+
+    @property
+    def staged(self) -> "Sample":
+        """The sample as a repository states it."""
+        return Sample(self.before, self.title, {system: self.of_rival(system) for system in self.rivals})
 
 
 @dataclass(frozen=True)

@@ -4,49 +4,40 @@ Knows files, tokens and commits; knows no model and no card.
 """
 
 import re
-import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-OWN_TAG = "dacse"  # every card written here carries it: a repository without it is somebody else's
+from .answers import clear_errors, retry
+from .remote import SPACE, Kind, Manifest, Remote, find_remote, refuse_foreign
+
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-# Names of which an older version of a repository may hold more than the new one: weight and data shards, remote code.
-SHARD_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*_dacse.py", "*.parquet", "data/*.parquet")
-RETRY_WAITS = (1.0, 4.0)  # seconds before the second and the third attempt
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is published: the type of repository, and a file that every repository of the kind holds."""
-
-    repo_type: str
-    landmark: str
-
-
-MODEL = Kind("model", "processor_config.json")
-ADAPTER = Kind("model", "adapter_config.json")
-DATASET = Kind("dataset", "README.md")
-SPACE = Kind("space", "app.py")
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published, or would be: `url` is the commit's address, None after a dry run."""
+    """What was published, or would be.
+
+    Args:
+        repo_id, kind: of the repository.
+        files: path and bytes of each.
+        url: the commit's address, None after a dry run.
+        removed: files published before, which went in the same commit.
+        kept: files somebody else put there, which stayed as they were.
+    """
 
     repo_id: str
     kind: Kind
-    files: list[tuple[str, int]]  # path, bytes
-    url: str | None
+    files: list[tuple[str, int]]
+    url: str | None = None
+    removed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
 
     @property
     def num_bytes(self) -> int:
@@ -61,11 +52,13 @@ def push(
     private: bool = False,
     force: bool = False,
     dry_run: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> Publication:
     """Publishes what `prepare` writes into an empty folder.
 
     Token and repository are checked before `prepare` runs, because preparing may take minutes. A dry run needs
-    neither token nor network.
+    neither token nor network. A manifest is published with the files; by it the next publication knows which files
+    are its own: those that are no more go in the same commit, those that were added by hand stay.
 
     Args:
         repo_id: "user/name" or "organisation/name".
@@ -74,6 +67,7 @@ def push(
         private: whether the repository, if it has to be made, is visible to its owners only.
         force: replaces the content of a repository that was not published by dacse.
         dry_run: prepares and lists, uploads nothing.
+        variables: of a Space, set beside those it has.
 
     Raises:
         PermissionError: no token, a malformed or refused one, or one without the right to write there.
@@ -84,27 +78,40 @@ def push(
     if "/" not in repo_id:
         raise ValueError(f"{repo_id!r} lacks its owner; give USER/NAME or ORGANISATION/NAME")
     validate_repo_id(repo_id)
+
+    def look() -> Remote | None:
+        remote = find_remote(api, repo_id, kind)
+        if not force:
+            refuse_foreign(remote, repo_id, kind)
+        return remote
+
     if not dry_run:
         api = authorized_api()
-        find_remote(api, repo_id, kind, force)
+        look()
     with TemporaryDirectory(prefix="dacse-") as name:
         folder = Path(name)
         prepare(folder)
         refuse_pickles(folder)
-        files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files_in(folder)]
-        url = None if dry_run else publish(api, folder, repo_id, kind, private, force)
-    return Publication(repo_id, kind, files, url)
+        Manifest(kind.name, frozenset(names_in(folder))).write(folder)
+        files = [(file, (folder / file).stat().st_size) for file in names_in(folder)]
+        if dry_run:
+            return Publication(repo_id, kind, files)
+        remote = look()  # once more: preparing took its time
+        removed = [] if remote is None else remote.superseded(kind, set(names_in(folder)))
+        kept = [] if remote is None else remote.added_by_hand(kind, set(names_in(folder)))
+        url = publish(api, folder, repo_id, kind, remote, removed, private, variables or {})
+    return Publication(repo_id, kind, files, url, removed, kept)
 
 
-def files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def names_in(folder: Path) -> list[str]:
+    """Paths of the files in a folder, relative to it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def refuse_pickles(folder: Path) -> None:
     """Raises ValueError if a file of `folder` is a pickle, whatever its name: loading one runs code."""
-    for path in files_in(folder):
-        if is_pickle(path):
-            name = path.relative_to(folder)
+    for name in names_in(folder):
+        if is_pickle(folder / name):
             raise ValueError(f"{name} is a pickle, which can run code when loaded; save it as safetensors instead")
 
 
@@ -131,7 +138,7 @@ def authorized_api() -> HfApi:
         raise PermissionError("no Hugging Face token found; run `hf auth login` or set HF_TOKEN")
     if not re.fullmatch(r"[A-Za-z0-9_.\-]+", token):
         raise PermissionError("the Hugging Face token holds blanks, quotes or other stray characters; set it again")
-    api = HfApi(library_name=OWN_TAG)
+    api = HfApi(library_name="dacse")
     with clear_errors("checking the token"):
         access = retry(api.whoami)["auth"].get("accessToken", {})  # other ways to log in have no such token
     if access.get("role") == "read":
@@ -139,68 +146,45 @@ def authorized_api() -> HfApi:
     return api
 
 
-def find_remote(api: HfApi, repo_id: str, kind: Kind, force: bool):
-    """The repository's head (sha, siblings, tags); None if there is no such repository.
-
-    Raises:
-        FileExistsError: it holds something that dacse did not publish, or of another kind, and `force` is not given.
-    """
-    with clear_errors(f"looking at {repo_id}"):
-        try:
-            info = retry(api.repo_info, repo_id, repo_type=kind.repo_type)
-        except RepositoryNotFoundError:
-            return None
-    if not is_own(info, kind) and not force:
-        names = ", ".join(file.rfilename for file in info.siblings[:5])
-        raise FileExistsError(
-            f"the {kind.repo_type} repository {repo_id} exists and holds something else ({names}); "
-            "choose another name, or replace its content with --force"
-        )
-    return info
-
-
-def is_own(info, kind: Kind) -> bool:
-    """Whether dacse published a repository of this kind there, or nobody has put anything there yet."""
-    names = {file.rfilename for file in info.siblings}
-    return names <= {".gitattributes"} or (OWN_TAG in (info.tags or []) and kind.landmark in names)
-
-
-def is_shard(path: str) -> bool:
-    return any(path.count("/") == shard.count("/") and fnmatch(path, shard) for shard in SHARD_PATTERNS)
-
-
-def superseded(info, kind: Kind, staged: set[str]) -> list[str]:
-    """Files of the remote head that must go when `staged` comes: stale shards, or everything that is foreign."""
-    left_over = {file.rfilename for file in info.siblings} - staged - {".gitattributes"}
-    return sorted(path for path in left_over if is_shard(path) or not is_own(info, kind))
-
-
-def publish(api: HfApi, folder: Path, repo_id: str, kind: Kind, private: bool, force: bool) -> str:
+def publish(
+    api: HfApi,
+    folder: Path,
+    repo_id: str,
+    kind: Kind,
+    remote: Remote | None,
+    removed: list[str],
+    private: bool,
+    variables: Mapping[str, str],
+) -> str:
     """Uploads `folder` as one commit and returns its URL; on any failure the remote is as it was.
 
     Running it again after a failure uploads only what the Hub does not have yet. `upload_folder` is not used because
     it may split a large folder into several commits.
     """
-    info = find_remote(api, repo_id, kind, force)  # once more: preparing took its time
     with clear_errors(f"publishing {repo_id}"):
-        if info is None:
+        if remote is None:
             sdk = {"space_sdk": "gradio"} if kind is SPACE else {}
             retry(api.create_repo, repo_id, repo_type=kind.repo_type, private=private, exist_ok=True, **sdk)
-        parent = (info or retry(api.repo_info, repo_id, repo_type=kind.repo_type)).sha
+        parent = remote.sha if remote else retry(api.repo_info, repo_id, repo_type=kind.repo_type).sha
+        before: dict[str, str | None] = {}
         try:
-            return retry(commit, api, folder, repo_id, kind, parent)
+            for name, value in changing_variables(api, repo_id, variables).items() if variables else ():
+                retry(api.add_space_variable, repo_id, name, variables[name])
+                before[name] = value
+            return retry(commit, api, folder, repo_id, kind, removed, parent)
         except BaseException:
-            if info is None:
+            if remote is None:
                 withdraw(api, repo_id, kind, parent)
+            else:
+                restore_variables(api, repo_id, before)
             raise
 
 
-def commit(api: HfApi, folder: Path, repo_id: str, kind: Kind, parent: str) -> str:
+def commit(api: HfApi, folder: Path, repo_id: str, kind: Kind, removed: list[str], parent: str) -> str:
     """One attempt; leaves out what the remote already has, so a commit whose answer was lost is not repeated."""
-    staged = {path.relative_to(folder).as_posix(): path for path in files_in(folder)}
-    info = api.repo_info(repo_id, repo_type=kind.repo_type)
-    operations = [CommitOperationAdd(name, path) for name, path in staged.items()]
-    operations += [CommitOperationDelete(name) for name in superseded(info, kind, set(staged))]
+    present = {file.rfilename for file in api.repo_info(repo_id, repo_type=kind.repo_type).siblings}
+    operations = [CommitOperationAdd(name, folder / name) for name in names_in(folder)]
+    operations += [CommitOperationDelete(name) for name in removed if name in present]
     done = api.create_commit(
         repo_id, operations, commit_message="Publish with dacse", repo_type=kind.repo_type, parent_commit=parent
     )
@@ -213,45 +197,15 @@ def withdraw(api: HfApi, repo_id: str, kind: Kind, parent: str) -> None:
         api.delete_repo(repo_id, repo_type=kind.repo_type)
 
 
-def retry(function: Callable, *args, **kwargs):
-    """Calls the Hub, again after a wait when it answers 5xx or the connection breaks."""
-    for wait in RETRY_WAITS:
-        try:
-            return function(*args, **kwargs)
-        except (HTTPError, ConnectionError) as error:  # the latter from the Xet client
-            final = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-            if final or isinstance(error, OfflineModeIsEnabled):
-                raise
-        time.sleep(wait)
-    return function(*args, **kwargs)
+def changing_variables(api: HfApi, repo_id: str, variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Those of a Space's variables that are to change, as they are now; None for one that is not there."""
+    found = {name: variable.value for name, variable in retry(api.get_space_variables, repo_id).items()}
+    return {name: found.get(name) for name, value in variables.items() if found.get(name) != value}
 
 
-@contextmanager
-def clear_errors(doing: str) -> Iterator[None]:
-    """Turns what the Hub's client raises into one line that says what happened and what helps."""
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise ConnectionError(f"{doing}: offline mode is on; unset HF_HUB_OFFLINE to publish") from error
-    except HTTPError as error:
-        raise explained(doing, error) from error
-    except (RuntimeError, OSError) as error:  # a large file: the answer of the Hub is the cause, or Xet gave up
-        if isinstance(error.__cause__, HTTPError):
-            raise explained(doing, error.__cause__) from error
-        raise ConnectionError(
-            f"{doing}: the upload broke off ({error}); nothing was published, run it again"
-        ) from error
-
-
-def explained(doing: str, error: HTTPError) -> OSError:
-    """The error of the Hub's client as an OSError of one line."""
-    if not isinstance(error, HfHubHTTPError):
-        return ConnectionError(f"{doing}: the Hub cannot be reached ({error}); check the network and run it again")
-    status, said = error.response.status_code, error.server_message or error.response.reason_phrase
-    if status == 401:
-        return PermissionError(f"{doing}: the Hub does not accept the token; run `hf auth login`, or correct HF_TOKEN")
-    if status in (402, 403, 413):
-        return PermissionError(f"{doing}: the Hub refused ({said}); check the token's rights and the storage quota")
-    if status == 412:
-        return ConnectionError(f"{doing}: somebody else committed meanwhile; nothing was published, run it again")
-    return ConnectionError(f"{doing}: the Hub answered {status} ({said}); nothing was published, run it again later")
+def restore_variables(api: HfApi, repo_id: str, before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            api.delete_space_variable(repo_id, name)
+        else:
+            api.add_space_variable(repo_id, name, value)

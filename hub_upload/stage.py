@@ -18,7 +18,7 @@ from pipeline_dacse.layout_dacse import TOKEN_LAYOUT
 from processing_dacse import DacSeProcessor
 
 from . import doors
-from .adapter import CONFIG_NAME, copy_adapter
+from .adapter import CONFIG_NAME, copy_adapter, copy_prior
 from .card import model_card
 from .evaluation import stage_evaluations
 from .facts import Facts, Sample
@@ -117,9 +117,10 @@ def stage_model(
     enhance.save_pretrained(folder, max_shard_size=SHARD_SIZE)
     for config in [] if merged else sorted(origin.glob(f"adapters/*/{CONFIG_NAME}")):
         copy_adapter(config.parent, folder / "adapters" / config.parent.name, name)
+    copy_prior(source, folder)
     for sample in facts.samples:
-        write_sample(enhance, origin / sample.file, folder, sample)
-    facts = replace(facts, samples=[Sample(sample.before, sample.title) for sample in facts.samples])
+        write_sample(enhance, origin, folder, sample)
+    facts = replace(facts, samples=[sample.staged for sample in facts.samples])
     facts = stage_evaluations(origin, folder, facts)
     facts.write(folder)
     for file in ENDPOINT:
@@ -128,10 +129,12 @@ def stage_model(
     (folder / "README.md").write_text(card)
 
 
-def write_sample(enhance: AudioEnhancementPipeline, recording: Path, folder: Path, sample: Sample) -> None:
-    """Writes a recording and what the model makes of it, as 16-bit FLAC."""
+def write_sample(enhance: AudioEnhancementPipeline, origin: Path, folder: Path, sample: Sample) -> None:
+    """Writes a recording, what the model makes of it and what others made of it, as 16-bit FLAC."""
     (folder / sample.before).parent.mkdir(exist_ok=True)
-    waveform, rate = enhance.processor.load_audio(recording)
-    soundfile.write(folder / sample.before, waveform.T, rate)
-    out = enhance(recording)
+    files = {sample.before: sample.file} | {sample.of_rival(name): file for name, file in sample.rivals.items()}
+    for target, file in files.items():
+        waveform, rate = enhance.processor.load_audio(origin / file)
+        soundfile.write(folder / target, waveform.T, rate)
+    out = enhance(origin / sample.file)
     soundfile.write(folder / sample.after, out["audio"].T, out["sampling_rate"])

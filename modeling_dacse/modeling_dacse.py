@@ -37,7 +37,7 @@ class DacSeForEnhancement(LlamaForCausalLM, GenerationMixin):
     - `forced_ids` (LongTensor (batch, clean token)): clean ids that must come, counted from a row's first clean token,
       and -1 where the model chooses;
     - `row_seeds` (LongTensor (row,)): with `do_sample`, each row draws from a random stream of its own, made of its
-      seed, and torch's global state is neither read nor changed.
+      seed, and torch's global state is neither read nor changed; with `num_return_sequences`, a seed for each of them.
     """
 
     config_class = DacSeConfig

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .adapters_dacse import Adapters
+from .candidates_dacse import best_candidate, scorer_of
 from .layout_dacse import check_layout, check_model
 from .options_dacse import EnhanceOptions, Own
 from .recording_dacse import EnhancedWindow, Piece, Recording, Window, window_lengths
@@ -103,7 +104,8 @@ class Enhancer:
         if options.adapter is not Own.ADAPTERS:
             with self._lock, self.adapters.using(options.adapter):
                 pass  # it is there, and fits
-        arguments = dict(options.generate)
+        scorer_of(options.choose)  # it is there
+        arguments = dict(options.generate) | ({"do_sample": True} if options.candidates > 1 else {})
         own = self.model.generation_config
         beams = arguments.get("num_beams", getattr(arguments.get("generation_config", own), "num_beams", 1)) or 1
         is_greedy = not options.draws and beams == 1
@@ -119,7 +121,7 @@ class Enhancer:
         return arguments
 
     def default_batch_size(self) -> int:
-        """Windows to enhance together when nobody says how many.
+        """Rows to answer together when nobody says how many: one for each window, or for each of its candidates.
 
         More of them share each reading of the weights, until their keys and values are what is mostly read: no more
         than half a gigabyte of those on a CPU, half of the free memory on a GPU, and 64 windows on either.
@@ -130,14 +132,18 @@ class Enhancer:
         memory = torch.cuda.mem_get_info(self.model.device)[0] // 2 if is_gpu else CACHE_BYTES
         return max(1, min(MOST_WINDOWS, memory // (token * config.max_position_embeddings)))
 
+    def default_windows(self, options: EnhanceOptions) -> int:
+        """Windows to enhance together when a call does not say."""
+        return max(1, self.default_batch_size() // options.candidates)
+
     def answer(
-        self, windows: list[Window], seeds: list[int] | None, options: EnhanceOptions, arguments: dict[str, Any]
+        self, windows: list[Window], seeds: list[list[int]] | None, options: EnhanceOptions, arguments: dict[str, Any]
     ) -> list[EnhancedWindow]:
         """Has the model answer a batch of windows.
 
         Args:
             windows: Of any recordings; those the model is not to be asked about come back as they are.
-            seeds: Where ids are drawn, one for each window.
+            seeds: Where ids are drawn, one for each candidate of each window.
             options: Of the call.
             arguments: Of `generate`, from `check`.
         """
@@ -149,39 +155,59 @@ class Enhancer:
         forced = self._forced_ids([windows[index] for index in asked], prompts)
         if forced is not None:
             arguments = arguments | {"forced_ids": forced.to(self.model.device)}
-        if seeds is not None:
-            drawn = torch.tensor([seeds[index] for index in asked], device=self.model.device)
-            arguments = arguments | {"row_seeds": drawn}
-        with self._lock, self._inference(), self.adapters.using(options.adapter):
-            ids, probabilities = self._generate(prompts, options.return_confidence, arguments)
-        for index, row, known in zip(asked, ids, probabilities, strict=True):
-            rows[index] = self._read_answer(windows[index], row, known)
+        drawn = None if seeds is None else torch.tensor([seeds[index] for index in asked], device=self.model.device)
+        with self._alone(options.adapter):
+            answers = self._generate(prompts, drawn, arguments)
+        for index, candidates in zip(asked, answers, strict=True):
+            window = windows[index]
+            best = candidates[self._best(window, candidates, options)]
+            confidence = None
+            if options.return_confidence:
+                confidence = self._certainty(window, best, options.adapter).mean(1).where(window.free, 1.0)
+            rows[index] = EnhancedWindow(window, self._read_codes(window, best), confidence)
         return rows
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Without gradients, dropout or autocast, whatever is on around the call."""
-        was_training, device = self.model.training, self.model.device
-        if was_training:
-            self.model.eval()
-        here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-        try:
-            with torch.no_grad(), torch.autocast(device.type, enabled=False), here:
-                yield
-        finally:
+    def _alone(self, adapter: Any) -> Iterator[None]:
+        """With the model to itself and a call's adapter, without gradients, dropout or autocast that may be on."""
+        with self._lock:
+            was_training, device = self.model.training, self.model.device
             if was_training:
-                self.model.train()
+                self.model.eval()
+            here = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+            try:
+                with torch.no_grad(), torch.autocast(device.type, enabled=False), here, self.adapters.using(adapter):
+                    yield
+            finally:
+                if was_training:
+                    self.model.train()
 
     def _generate(
-        self, prompts: list[torch.LongTensor], wants_confidence: bool, arguments: dict[str, Any]
-    ) -> tuple[torch.LongTensor, list[torch.FloatTensor | None]]:
-        """Generated rows, and for each of them the probabilities of its tokens, or None."""
+        self, prompts: list[torch.LongTensor], seeds: torch.LongTensor | None, arguments: dict[str, Any]
+    ) -> list[list[torch.LongTensor]]:
+        """Generated rows of each prompt, one for each seed of `seeds` (prompt, candidate); as many at once as fit."""
         pad = self.processor.pad_token_id
         input_ids = pad_sequence(prompts, True, pad, "left").to(self.model.device)
-        ids = self.model.generate(input_ids=input_ids, attention_mask=(input_ids != pad).long(), **arguments)
-        if not wants_confidence:
-            return ids, [None] * len(ids)
-        return ids, [self.model.token_probabilities(row[None])[0].cpu() for row in ids]
+        arguments = arguments | {"input_ids": input_ids, "attention_mask": (input_ids != pad).long()}
+        if seeds is None:
+            return [[row] for row in self.model.generate(**arguments)]
+        candidates = []  # each of all prompts
+        for part in seeds.split(max(1, self.default_batch_size() // len(prompts)), dim=1):
+            rows = self.model.generate(**arguments, row_seeds=part.flatten(), num_return_sequences=part.shape[1])
+            candidates += rows.unflatten(0, part.shape).transpose(0, 1)
+        return [list(rows) for rows in zip(*candidates, strict=True)]
+
+    def _best(self, window: Window, candidates: list[torch.LongTensor], options: EnhanceOptions) -> int:
+        """Which of some generated rows is kept."""
+        if len(candidates) == 1:
+            return 0
+        if (score := scorer_of(options.choose)) is None:
+            certainties = (self._certainty(window, row, options.adapter)[window.free] for row in candidates)
+            scores = [float(certainty.log().nanmean()) for certainty in certainties]
+        else:
+            codes = torch.stack([self._read_codes(window, row) for row in candidates])
+            scores = score(self.processor.decode_codes(codes), self.processor.sampling_rate)
+        return best_candidate(scores, len(candidates))
 
     def _forced_ids(self, windows: list[Window], prompts: list[torch.LongTensor]) -> torch.LongTensor | None:
         """The noisy ids that must come where the model has no choice, -1 elsewhere, (row, token)."""
@@ -193,22 +219,23 @@ class Enhancer:
         ]
         return pad_sequence(rows, batch_first=True, padding_value=-1)
 
-    def _read_answer(
-        self, window: Window, row: torch.LongTensor, probabilities: torch.FloatTensor | None
-    ) -> EnhancedWindow:
+    def _read_codes(self, window: Window, row: torch.LongTensor) -> torch.LongTensor:
         """The codes of a generated row; frames that a stopping criterion left out stay as they were."""
         codes = self.processor.clean_codes(row)[0].cpu()
         missing = window.codes.shape[1] - codes.shape[1]
         if missing:
             logger.warning("a window was stopped %d frames before its end, which stay as they were", missing)
             codes = torch.cat([codes, window.codes[:, codes.shape[1] :]], dim=1)
-        if probabilities is None:
-            return EnhancedWindow(window, codes)
-        known = probabilities[~probabilities.isnan()]
-        frames = len(known) // len(codes)
-        means = known[: frames * len(codes)].unflatten(0, (frames, len(codes))).mean(1)
-        means = torch.cat([means, means.new_full((codes.shape[1] - frames,), torch.nan)])
-        return EnhancedWindow(window, codes, means.where(window.free, 1.0))
+        return codes
+
+    def _certainty(self, window: Window, row: torch.LongTensor, adapter: Any) -> torch.FloatTensor:
+        """The probabilities of a generated row's tokens, (frame, codebook); nan in frames that were left out."""
+        with self._alone(adapter):
+            probabilities = self.model.token_probabilities(row[None])[0].cpu()
+        known = probabilities[~probabilities.isnan()].split(len(window.codes))
+        whole = [frame for frame in known if len(frame) == len(window.codes)]
+        missing = torch.full((window.codes.shape[1] - len(whole), len(window.codes)), torch.nan)
+        return torch.cat([*(frame[None] for frame in whole), missing])
 
 
 class EnhancedRecording:
@@ -297,7 +324,7 @@ class _Call:
         places: Iterable[int] | None,
     ):
         self.enhancer, self.options, self.arguments = enhancer, options, arguments
-        self.batch_size = 1 if options.is_assisted else options.batch_size or enhancer.default_batch_size()
+        self.batch_size = 1 if options.is_assisted else options.batch_size or enhancer.default_windows(options)
         self.seed = np.random.SeedSequence().entropy if options.seed is None else options.seed % 2**64
         self.windows = self._read(recordings, itertools.count() if places is None else places)
         self.waiting: deque[tuple[EnhancedRecording, Window]] = deque()
@@ -316,7 +343,7 @@ class _Call:
             pass
         batch = [self.waiting.popleft() for _ in range(min(self.batch_size, len(self.waiting)))]
         batch = [(recording, window) for recording, window in batch if recording.wants()]
-        seeds = [self._seed(recording, window) for recording, window in batch] if self.options.draws else None
+        seeds = [self._seeds(recording, window) for recording, window in batch] if self.options.draws else None
         try:
             rows = self.enhancer.answer([window for _, window in batch], seeds, self.options, self.arguments)
         except Exception as error:  # of this batch: each of its recordings raises it, the others go on
@@ -352,7 +379,9 @@ class _Call:
                 yield recording, window
             yield recording, None
 
-    def _seed(self, recording: EnhancedRecording, window: Window) -> int:
-        """Of a window's own random stream, as a signed number of 64 bits."""
-        sequence = np.random.SeedSequence(entropy=(self.seed, recording.index, window.channel, window.index))
-        return int(sequence.generate_state(1, np.uint64)[0].astype(np.int64))
+    def _seeds(self, recording: EnhancedRecording, window: Window) -> list[int]:
+        """Of the random streams of a window's candidates, as signed numbers of 64 bits; the first needs no others."""
+        place = (self.seed, recording.index, window.channel, window.index)
+        places = [place, *((*place, candidate) for candidate in range(1, self.options.candidates))]
+        states = (np.random.SeedSequence(entropy=place).generate_state(1, np.uint64) for place in places)
+        return [int(state[0].astype(np.int64)) for state in states]

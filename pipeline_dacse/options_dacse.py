@@ -18,6 +18,7 @@ from transformers.generation import GenerationMixin
 # Every window is answered whole, and once.
 REFUSED = {"max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_return_sequences"}
 REFUSED |= {"return_dict_in_generate", "forced_ids", "row_seeds", "inputs", "custom_generate", "streamer"}
+CHOICES = ("confidence", "dnsmos")
 HIGHEST_RATE = 768_000  # Hz, of any audio file
 # Arguments of `generate` that are numbers: whether whole, their range, and what to give.
 SHARE = (False, 0, 1, "a number from 0 to 1")
@@ -57,8 +58,13 @@ class EnhanceOptions:
             default as the model's processor says.
         return_confidence: Add, for each frame, the mean probability of its tokens among the codes of their codebooks:
             1 where the model had no choice, nan where a criterion stopped it before.
+        candidates: Answers drawn to each window, of which the best is kept; above 1 ids are always drawn. The first is
+            what one candidate gives with the same seed.
+        choose: Which is the best: the one of the highest "confidence" (mean log-probability of its tokens), of the
+            highest "dnsmos" (overall quality by a network, of `dacse[eval]`), or of the highest score by a function of
+            waveforms float32 (candidate, sample) and their sampling rate that gives (candidate,) numbers.
         seed: Makes sampling repeatable: what is drawn follows from it, the place of the recording in the call, the
-            channel and the window, and from nothing else. Without it, every call draws anew.
+            channel, the window and the candidate, and from nothing else. Without it, every call draws anew.
         batch_size: Windows enhanced together, over channels and recordings; by default as many as suit device and
             model. A generator is read that far ahead.
         sampling_rate: Of bare arrays, in Hz.
@@ -79,6 +85,8 @@ class EnhanceOptions:
     keep_recording: bool | None = None
     minimum_risk: bool | None = None
     return_confidence: bool = False
+    candidates: int = 1
+    choose: str | Callable[[np.ndarray, int], Sequence[float]] = "confidence"
     seed: int | None = None
     batch_size: int | None = None
     sampling_rate: int | None = None
@@ -99,6 +107,10 @@ class EnhanceOptions:
             set_to("output_sampling_rate", rate)
         set_to("sampling_rate", _whole("sampling_rate", self.sampling_rate, 1, HIGHEST_RATE, "Hz"))
         set_to("batch_size", _whole("batch_size", self.batch_size, 1, 2**31, "windows, at least 1"))
+        candidates = _whole("candidates", self.candidates, 1, 2**31, "answers to a window, at least 1")
+        set_to("candidates", 1 if candidates is None else candidates)
+        if self.choose not in CHOICES and not callable(self.choose):
+            raise ValueError(f"choose is {self.choose!r}; give {', '.join(map(repr, CHOICES))} or a function")
         set_to("seed", _whole("seed", self.seed, -(2**63), 2**64 - 1, "any number of 64 bits"))
         set_to("regions", check_regions(self.regions))
         if not isinstance(self.adapter, (str, os.PathLike, Own, type(None))):
@@ -106,6 +118,8 @@ class EnhanceOptions:
         if self.progress is not None and not callable(self.progress):
             raise ValueError(f"progress is {self.progress!r}; give a function of (frames done, frames)")
         set_to("generate", _check_generate(self.generate))
+        if self.candidates > 1:
+            self._check_drawn()
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> "EnhanceOptions":
@@ -132,12 +146,22 @@ class EnhanceOptions:
     def draws(self) -> bool:
         """Whether ids are drawn."""
         config = self.generate.get("generation_config")
-        return bool(self.generate.get("do_sample", getattr(config, "do_sample", False)))
+        return self.candidates > 1 or bool(self.generate.get("do_sample", getattr(config, "do_sample", False)))
 
     @property
     def is_assisted(self) -> bool:
         """Whether ids are drafted by something else, which the library does for one row at a time."""
         return any(self.generate.get(name) is not None for name in ("assistant_model", "prompt_lookup_num_tokens"))
+
+    def _check_drawn(self) -> None:
+        """Refuses what answers that are drawn go without."""
+        reasons = {
+            "do_sample=False": self.generate.get("do_sample") is False,
+            "num_beams": (self.generate.get("num_beams") or 1) > 1,
+            "an assistant": self.is_assisted,
+        }
+        if found := [reason for reason, is_asked in reasons.items() if is_asked]:
+            raise ValueError(f"candidates is {self.candidates}, and they are drawn: leave it out, or {found[0]}")
 
 
 def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[float, float]] | None:

@@ -1,4 +1,4 @@
-"""What the player shows of one enhancement: both sides in pieces, levels, spectrograms, confidence, scores, download.
+"""What the player shows of one enhancement: both sides in pieces, loudness, spectrograms, confidence, scores.
 
 Knows no model and no page; `player.js` reads what `Comparison.state` returns.
 """
@@ -13,6 +13,7 @@ import pyloudnorm
 import soundfile
 import soxr
 from PIL import Image
+from recording import UploadedRecording
 
 PICTURE_COLUMNS = 900
 FFT_SAMPLES = 1024
@@ -33,62 +34,69 @@ COLOURS = (
 
 
 class Comparison:
-    """Grows with the pieces that `add` takes, and is complete after `finish`.
+    """One take: a recording before and after. Grows with the pieces that `add` takes, and is complete after `finish`.
 
     Args:
         folder: where its files go; a new, empty directory.
-        name: of the recording, for the download.
-        recording: float32 (channel, sample).
-        rate_in: of the recording, in Hz.
+        recording: what was given.
+        label: of the settings it was made with, in words.
         rate: of the enhanced audio, in Hz.
         frame_rate: frames per second of the confidence.
     """
 
-    def __init__(self, folder: Path, name: str, recording: np.ndarray, rate_in: int, rate: int, frame_rate: float):
+    def __init__(self, folder: Path, recording: UploadedRecording, label: str, rate: int, frame_rate: float):
         self.folder = folder
         self.rate = rate
         self.frame_rate = frame_rate
-        self.before = resample(recording, rate_in, rate)
+        self.warnings = recording.warnings
+        self.before = resample(recording.waveform, recording.sampling_rate, rate)
         self.after = np.empty_like(self.before)
         self.made = 0  # samples
         self.confidence: list[np.ndarray] = []
-        self.download = folder / f"{Path(name).stem}.enhanced.wav"
+        self.download = folder / f"{Path(recording.name).stem}.enhanced.wav"
         self.shown: dict[str, Any] = {
             "id": uuid.uuid4().hex,
+            "recording": recording.digest,  # takes of the same one can be compared
+            "label": label,
             "sampling_rate": rate,
             "seconds": self.before.shape[1] / rate,
             "pieces": [],
-            "gains": {"before": 1.0, "after": 1.0},
-            "note": "",
+            "loudness": {"before": None, "after": None},
             "confidence": {"seconds": 0, "values": []},
             "pictures": None,
+            "download": None,
             "done": False,
         }
 
     def add(self, audio: np.ndarray, confidence: np.ndarray) -> None:
-        """Takes the next piece of enhanced audio (channel, sample) and its confidence (channel, frame)."""
+        """Takes the next piece of enhanced audio (channel, sample) and its confidence (channel, frame).
+
+        Either may be ahead of the other, so that a piece may hold nothing of one of them.
+        """
+        self.confidence.append(confidence.mean(0))
+        frames = np.concatenate(self.confidence)
+        seconds = min(len(frames) / self.frame_rate, self.shown["seconds"])
+        self.shown["confidence"] = {"seconds": seconds, "values": thin(frames)}
+        if not audio.shape[1]:
+            return
         start, stop = self.made, self.made + audio.shape[1]
         self.after[:, start:stop] = audio
         self.made = stop
-        self.confidence.append(confidence.mean(0))
         files = {}
         for side, waveform in (("before", self.before), ("after", self.after)):
             files[side] = str(self.folder / f"{side}_{len(self.confidence)}.flac")
             soundfile.write(files[side], waveform[:, start:stop].T, self.rate)
         piece = {"start": start / self.rate, "seconds": audio.shape[1] / self.rate, **files}
         self.shown["pieces"] = [*self.shown["pieces"], piece]
-        frames = np.concatenate(self.confidence)  # may be ahead of the audio
-        seconds = min(len(frames) / self.frame_rate, self.shown["seconds"])
-        self.shown["confidence"] = {"seconds": seconds, "values": thin(frames)}
         if start == 0:
-            self._match_levels()
+            self._measure()
 
     def finish(self) -> None:
-        """Writes the download and the pictures, and matches the levels of the whole."""
+        """Writes the download and the pictures, and measures the loudness of the whole."""
         soundfile.write(self.download, self.after.T, self.rate, subtype="PCM_24")
-        self._match_levels()
+        self._measure()
         self._draw()
-        self.shown["done"] = True
+        self.shown |= {"download": str(self.download), "done": True}
 
     def excerpts(self) -> list[np.ndarray]:
         """Of both sides, what is scored: (sample,) at `DNSMOS_RATE`."""
@@ -99,15 +107,9 @@ class Comparison:
         """What the player shows now."""
         return dict(self.shown)
 
-    def _match_levels(self) -> None:
-        made = slice(0, self.made)
-        gains = matching_gains(self.before[:, made], self.after[:, made], self.rate)
-        self.shown["gains"] = dict(zip(("before", "after"), gains, strict=True))
-        louder, gain = min(zip(("Before", "After"), gains, strict=True), key=lambda side: side[1])
-        lowered = -20 * np.log10(gain)
-        self.shown["note"] = "Both sides play equally loud." + (
-            f" “{louder}” is lowered by {lowered:.1f} dB for that." if lowered >= 0.05 else ""
-        )
+    def _measure(self) -> None:
+        sides = {"before": self.before, "after": self.after}
+        self.shown["loudness"] = {name: loudness(side[:, : self.made], self.rate) for name, side in sides.items()}
 
     def _draw(self) -> None:
         levels = {"before": spectrogram(self.before), "after": spectrogram(self.after)}
@@ -130,21 +132,16 @@ def resample(waveform: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
     return np.pad(resampled, ((0, 0), (0, samples - resampled.shape[1])))
 
 
-def matching_gains(before: np.ndarray, after: np.ndarray, rate: int) -> tuple[float, float]:
-    """Gains that make two (channel, sample) waveforms equally loud (ITU-R BS.1770-4) without amplifying either.
+def loudness(waveform: np.ndarray, rate: int) -> float | None:
+    """Integrated loudness of a waveform (channel, sample) in LUFS (ITU-R BS.1770-4); None for silence.
 
-    >>> noise = np.random.default_rng(0).uniform(-1, 1, (1, 44100))
-    >>> before, after = matching_gains(noise, noise / 2, 44100)
-    >>> print(f"{before:.3f} {after:.3f}")
-    0.500 1.000
+    >>> sine = np.sin(2 * np.pi * 997 * np.arange(48000) / 48000)[None]
+    >>> print(f"{loudness(sine, 48000):.0f}")
+    -3
     """
-    block = min(0.4, 0.99 * before.shape[1] / rate)  # the standard's 400 ms, or what there is
-    meter = pyloudnorm.Meter(rate, block_size=block)
-    loudness = [meter.integrated_loudness(side.T) for side in (before, after)]  # LUFS
-    if not np.isfinite(loudness).all():  # silence: nothing to match
-        return 1.0, 1.0
-    difference = loudness[0] - loudness[1]
-    return min(1.0, 10 ** (-difference / 20)), min(1.0, 10 ** (difference / 20))
+    block = min(0.4, 0.99 * waveform.shape[1] / rate)  # the standard's 400 ms, or what there is
+    found = pyloudnorm.Meter(rate, block_size=block).integrated_loudness(waveform.T)
+    return float(found) if np.isfinite(found) else None
 
 
 def spectrogram(waveform: np.ndarray) -> np.ndarray:
@@ -175,9 +172,11 @@ def picture(levels: np.ndarray, top: float) -> Image.Image:
 def thin(values: np.ndarray) -> list[float]:
     """At most `CONFIDENCE_POINTS` means of neighbouring values.
 
-    >>> len(thin(np.ones(1000)))
-    300
+    >>> len(thin(np.ones(1000))), thin(np.ones(0))
+    (300, [])
     """
+    if not len(values):
+        return []
     parts = np.array_split(values, min(len(values), CONFIDENCE_POINTS))
     return [round(float(part.mean()), 3) for part in parts]
 

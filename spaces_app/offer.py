@@ -1,4 +1,4 @@
-"""What the Space offers and what it refuses: settings, models, adapters, recordings. Knows no page.
+"""What the Space offers: its settings, models and adapters, and what a visitor can choose. Knows no page, no audio.
 
 Settings come from environment variables, which is what a Space has ("Settings", "Variables").
 """
@@ -11,15 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import soundfile
 from huggingface_hub import snapshot_download
 from transformers import pipeline
 
-SILENCE = 2**-15  # a peak below one step of 16 bits
-MAX_CHANNELS = 2  # what a browser plays without mixing
 BASE_MODEL = "none"  # the choice of no adapter
-READABLE = "WAV, FLAC, OGG, Opus or MP3"
+KEEP_RECORDING = {"default": None, "yes": True, "no": False}  # choices, and what a call of the pipeline is given
 
 
 @dataclass(frozen=True)
@@ -79,17 +75,39 @@ class Choices(NamedTuple):
     """What a visitor chooses, in the order of the page."""
 
     model: str
-    adapter: str
-    strength: float
-    do_sample: bool
-    temperature: float
-    seed: int
+    adapter: str = BASE_MODEL
+    strength: float = 1.0
+    do_sample: bool = False
+    temperature: float | None = 1.0  # None where the visitor emptied the field: the model's own
+    seed: int | None = 0  # None where the visitor emptied the field: drawn anew each time
+    keep_recording: str = "default"
 
     def parameters(self) -> dict[str, Any]:
         """Of the pipeline's call."""
-        parameters = {"strength": self.strength, "adapter": None if self.adapter == BASE_MODEL else self.adapter}
-        sampling = {"do_sample": True, "temperature": self.temperature, "seed": int(self.seed)}
-        return parameters | sampling if self.do_sample else parameters
+        parameters = {
+            "strength": self.strength,
+            "adapter": None if self.adapter == BASE_MODEL else self.adapter,
+            "keep_recording": KEEP_RECORDING[self.keep_recording],
+        }
+        if not self.do_sample:
+            return parameters
+        drawn = {"do_sample": True, "temperature": self.temperature, "seed": self.seed}
+        return parameters | {name: value for name, value in drawn.items() if value is not None}
+
+    def label(self) -> str:
+        """What was chosen, in words; what stands at its default is left out.
+
+        >>> Choices("one").label(), Choices("one", "dereverb", 0.5, keep_recording="no").label()
+        ('default settings', 'dereverb, strength 0.5, all generated')
+        """
+        words = [self.adapter] if self.adapter != BASE_MODEL else []
+        if self.strength not in (None, 1):
+            words.append(f"strength {self.strength:g}")
+        words += {"yes": ["recording kept"], "no": ["all generated"]}.get(self.keep_recording, [])
+        if self.do_sample:
+            seed = "no seed" if self.seed is None else f"seed {self.seed}"
+            words.append(f"sampled at {self.temperature or 1:g} with {seed}")
+        return ", ".join(words) or "default settings"
 
 
 def load_pipelines(settings: Settings) -> dict[str, Any]:
@@ -112,43 +130,3 @@ def adapters_beside(model: str) -> list[str]:
     marker = "adapters/*/adapter_config.json"
     folder = model if Path(model).is_dir() else snapshot_download(model, allow_patterns=marker)
     return sorted(path.parent.name for path in Path(folder).glob(marker))
-
-
-def check_recording(path: str | None, settings: Settings) -> None:
-    """Raises ValueError, in words for whoever uploaded it, where a file is none, no audio, too long or too large."""
-    if path is None:
-        raise ValueError("There is no recording yet. Upload one, record one, or pick an example.")
-    name, size = Path(path).name, Path(path).stat().st_size
-    if size > settings.max_megabytes * 1e6:
-        raise ValueError(f"{name} has {size / 1e6:.0f} MB; this demo takes up to {settings.max_megabytes:g} MB.")
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        raise ValueError(f"{name} is not audio this demo can read. Save it as {READABLE} and try again.") from None
-    if info.frames == 0:
-        raise ValueError(f"{name} holds no audio: 0 samples.")
-    if info.duration > settings.max_minutes * 60:
-        raise ValueError(
-            f"{name} lasts {info.duration / 60:.1f} minutes; this demo takes up to {settings.max_minutes:g}. "
-            "Cut it, or run `dacse enhance` on your own machine, which takes any length."
-        )
-    if info.channels > MAX_CHANNELS:
-        raise ValueError(f"{name} has {info.channels} channels; this demo takes mono and stereo.")
-
-
-def read_recording(path: str) -> tuple[np.ndarray, int]:
-    """A file as float32 (channel, sample) and its rate in Hz.
-
-    Raises:
-        ValueError: it breaks off, holds values that are no numbers, or is silent.
-    """
-    name = Path(path).name
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        raise ValueError(f"{name} is damaged. Save it again as {READABLE} and try again.") from None
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} holds values that are no numbers (NaN or infinite). Save it again and try again.")
-    if np.abs(samples).max(initial=0) < SILENCE:
-        raise ValueError(f"{name} is silent. Check the microphone, then record again.")
-    return samples.T, rate

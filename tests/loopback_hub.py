@@ -53,6 +53,7 @@ class Repository:
     """One repository; a commit is an immutable `{path: content}`."""
 
     private: bool
+    variables: dict[str, str] = field(default_factory=dict)  # of a Space
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # by sha, oldest first
     titles: dict[str, str] = field(default_factory=dict)  # by sha
     refs: dict[str, str] = field(default_factory=dict)
@@ -90,10 +91,11 @@ class Fault:
 class LoopbackHub:
     """The server and its state; a context manager.
 
-    `user` owns the namespaces "user" and "org" through `TOKEN`; `READ_TOKEN` may only read.
+    `user` owns the namespaces through `TOKEN`; `READ_TOKEN` may only read.
     """
 
-    def __init__(self):
+    def __init__(self, namespaces: tuple[str, ...] = ("user", "org")):
+        self.namespaces = namespaces
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large_files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
@@ -117,9 +119,11 @@ class LoopbackHub:
 
     def attach(self, monkeypatch) -> None:
         """Sends this very process here, as one who may write; waits between attempts take no time."""
+        files = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
-        template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        files = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)  # made of the endpoint at import
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the endpoint of its first call
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -233,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
     def demand_write(self, namespace: str) -> None:
         if self.token not in (TOKEN, READ_TOKEN):
             raise Refused(401, "Unauthorized", "Invalid credentials in Authorization header")
-        if self.token == READ_TOKEN or namespace not in ("user", "org"):
+        if self.token == READ_TOKEN or namespace not in self.hub.namespaces:
             raise Refused(403, "Forbidden", f'You don\'t have the rights to write under the namespace "{namespace}"')
 
     def repository(self, kind: str | None, repo_id: str, write: bool = False) -> Repository:
@@ -282,6 +286,24 @@ def delete_repository(request: Handler, body: bytes):
     request.repository(kind, repo_id, write=True)
     del request.hub.repositories[kind, repo_id]
     return {}
+
+
+@route("GET", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def space_variables(request: Handler, body: bytes, repo_id: str):
+    return {name: {"value": value} for name, value in request.repository("space", repo_id).variables.items()}
+
+
+@route("POST", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def set_space_variable(request: Handler, body: bytes, repo_id: str):
+    wanted = json.loads(body)
+    request.repository("space", repo_id, write=True).variables[wanted["key"]] = wanted["value"]
+    return space_variables(request, b"", repo_id)
+
+
+@route("DELETE", "/api/spaces/(?P<repo_id>[^/]+/[^/]+)/variables")
+def delete_space_variable(request: Handler, body: bytes, repo_id: str):
+    del request.repository("space", repo_id, write=True).variables[json.loads(body)["key"]]
+    return space_variables(request, b"", repo_id)
 
 
 @route("POST", "/api/validate-yaml")

@@ -13,11 +13,14 @@ import numpy as np
 import soundfile
 import torch
 
+from processing_dacse.audio_dacse import load_audio, stream_audio
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "spaces_app"))  # a Space's files import one another flat
 
 RATE = 44100
 BEFORE_HZ, AFTER_HZ = 440, 1760
+KEPT_HZ = 2640  # enhanced with the recording kept
 
 
 def tone(seconds: float, frequency: float, rate: int = RATE) -> np.ndarray:
@@ -33,7 +36,7 @@ class StandIn:
     """Streams one piece a second, as fast as `gate` lets it, and counts how many recordings it has in hand."""
 
     device = torch.device("cpu")
-    processor = SimpleNamespace(sampling_rate=RATE, frame_rate=100.0)
+    processor = SimpleNamespace(sampling_rate=RATE, frame_rate=100.0, stream_audio=stream_audio)
 
     def __init__(self):
         self.gate = threading.Event()
@@ -43,11 +46,12 @@ class StandIn:
         self.pieces = 0
         self.running = self.most_running = 0
 
-    def stream(self, path, batch_size, return_confidence, strength, adapter, **sampling):
-        self.calls.append({"strength": strength, "adapter": adapter, **sampling})
+    def stream(self, path, batch_size, return_confidence, **parameters):
+        self.calls.append(parameters)
         assert return_confidence
-        samples = round(soundfile.info(path).duration * RATE)
-        enhanced = tone(samples / RATE, AFTER_HZ) / 2
+        waveform, rate = load_audio(path)
+        samples = round(waveform.shape[1] / rate * RATE)
+        enhanced = tone(samples / RATE, KEPT_HZ if parameters["keep_recording"] else AFTER_HZ) / 2
         self.running += 1
         self.most_running = max(self.running, self.most_running)
         try:
@@ -69,7 +73,11 @@ def served_space(pipelines: dict, adapters: dict, results: Path, **limits):
     from offer import Settings
 
     settings = Settings(**limits)
-    page = Space(pipelines, adapters, settings, results).blocks()
+    space = Space(pipelines, adapters, settings, results)
+    space.prepare_examples()
+    for pipe in pipelines.values():
+        pipe.calls.clear()
+    page = space.blocks()
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings, results))
     try:
         yield address

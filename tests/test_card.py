@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 import evaluation_dacse.report
 from hub_upload.card import adapter_card, model_card
@@ -112,9 +112,21 @@ def test_what_is_not_stated_is_said_not_to_be(enhance):
 
 def test_samples_are_linked_before_and_after(enhance):
     facts = Facts(samples=[Sample("samples/rain.noisy.flac", "Rain, by Ana (CC0)")])
-    text = card_of(enhance, facts, files_at="https://hub/org/dac-se1/resolve/main/").text
+    card = card_of(enhance, facts, files_at="https://hub/org/dac-se1/resolve/main/")
     for side in ("noisy", "enhanced"):
-        assert f'<audio controls src="https://hub/org/dac-se1/resolve/main/samples/rain.{side}.flac"></audio>' in text
+        player = f'src="https://hub/org/dac-se1/resolve/main/samples/rain.{side}.flac"></audio>'
+        assert player in card.text
+    assert card.data.widget == [{"example_title": "Rain, by Ana (CC0)", "src": "samples/rain.noisy.flac"}]
+
+
+def test_rivals_are_heard_beside_the_model_from_the_same_recordings(enhance):
+    rain = Sample("rain.wav", "Rain", {"RNNoise": "a.wav", "DeepFilterNet": "b.wav"})
+    wind = Sample("wind.wav", "Wind", {"DeepFilterNet": "c.wav"})
+    table = [line for line in card_of(enhance, Facts(samples=[rain, wind])).text.splitlines() if line.startswith("| ")]
+    header, rain_row, wind_row = table[table.index("| recording | before | dac-se1 | RNNoise | DeepFilterNet |") :][:3]
+    assert [cells.count("|") for cells in (header, rain_row, wind_row)] == [6, 6, 6]
+    assert rain_row.count("<audio") == 4 and "samples/rain.rnnoise.flac" in rain_row
+    assert wind_row.count("<audio") == 3 and wind_row.split("|")[4].strip() == ""
 
 
 def test_an_evaluation_becomes_a_table_with_its_rivals_and_a_model_index(enhance, tmp_path):
@@ -141,7 +153,9 @@ def test_a_run_on_a_test_set_of_the_hub_is_kept_for_its_leaderboard(tmp_path):
     assert stage_run(tmp_path / "run", "dacse:checkpoint", tmp_path / "out") == "evaluation/rain"
     assert (tmp_path / "out" / "evaluation" / "rain" / "summary.json").exists()
     entries = yaml.safe_load((tmp_path / "out" / ".eval_results" / "rain.yaml").read_text())
-    assert entries == [{"dataset": {"id": "org/rain", "task_id": "dnsmos_ovrl"}, "value": 2.5}]
+    notes = "3 clips, checksum 0123abcd"
+    assert entries == [{"dataset": {"id": "org/rain", "task_id": "dnsmos_ovrl"}, "value": 2.5, "notes": notes}]
+    assert parse_eval_result_entries(entries)[0].dataset_id == "org/rain"
 
 
 def test_a_system_that_was_not_evaluated_is_refused(tmp_path):
@@ -153,16 +167,19 @@ def test_a_system_that_was_not_evaluated_is_refused(tmp_path):
 
 
 def test_the_card_of_an_adapter_names_its_base_its_task_and_its_size():
-    card = ModelCard(adapter_card("org/rain", 8, 1_234_567, Facts(base_model="org/base", task="rain"), None))
+    card = ModelCard(adapter_card("org/rain", 8, 1_234_567, {}, Facts(base_model="org/base", task="rain"), None))
     assert (card.data.base_model, card.data.library_name) == ("org/base", "peft")
     assert card.data.to_dict()["base_model_relation"] == "adapter"
     assert "LoRA of rank 8, 1.2 MB" in card.text and "made for **rain**" in card.text
-    assert "made for **" not in adapter_card("org/rain", 8, 1, Facts(base_model="org/base"), None)
+    plain = adapter_card(
+        "org/rain", 8, 1, {"keep_recording": True, "window_frames": 86}, Facts(base_model="o/b"), None
+    )
+    assert "made for **" not in plain and "`keep_recording=True`, `window_frames=86`." in plain
 
 
 def test_an_adapters_losses_are_laid_beside_those_of_its_base():
     facts = Facts(base_model="org/base", losses=[HeldOutLoss("rain", 3.21987, 2.5)])
-    assert "| rain | 3.220 | 2.500 |" in adapter_card("org/rain", 8, 1, facts, None)
+    assert "| rain | 3.220 | 2.500 |" in adapter_card("org/rain", 8, 1, {}, facts, None)
 
 
 def test_facts_are_read_as_they_are_written(tmp_path):

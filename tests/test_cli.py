@@ -143,6 +143,15 @@ def test_the_command_writes_what_the_pipeline_returns(run, model, tmp_path, keep
     assert rate == expected["sampling_rate"]
 
 
+def test_the_best_of_several_candidates_is_written(run, tmp_path):
+    soundfile.write(tmp_path / "noisy.wav", noise(200), RATE, subtype="FLOAT")
+    assert run(tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--candidates", "8", "--seed", "5").exit_code == 0
+    written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    expected = tiny_pipeline()(str(tmp_path / "noisy.wav"), candidates=8, seed=5)["audio"]
+    np.testing.assert_array_equal(written, expected)
+    assert not np.array_equal(tiny_pipeline()(str(tmp_path / "noisy.wav"), do_sample=True, seed=5)["audio"], expected)
+
+
 def test_results_stand_beside_their_inputs_and_are_no_inputs_the_next_time(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(8), RATE)
     assert run(tmp_path).exit_code == 0

@@ -211,6 +211,25 @@ def test_rows_that_have_all_their_ids_are_no_longer_run(model):
     assert torch.equal(ids, model.generate(**prompts, forced_ids=forced))
 
 
+@pytest.mark.parametrize("frame_by_frame", [False, True])
+def test_several_answers_to_a_prompt_are_the_librarys_and_run_it_once(model, monkeypatch, frame_by_frame):
+    prompts, seeds = tiny_prompts([3, 5, 2], model.config), torch.randint(2**62, (12,))
+    arguments = prompts | {"do_sample": True, "num_return_sequences": 4, "row_seeds": seeds}
+    expected = model.generate(**arguments)
+    if frame_by_frame:
+        by_frames(monkeypatch)
+    rows = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: rows.append(len(ids[0])))
+    ids = decode(model, **arguments)
+    hook.remove()
+    assert rows[0] == 3 and rows[1] == 12
+    assert torch.equal(ids, expected) and len(set(map(tuple, ids.tolist()))) == 12
+    forced = prompts["input_ids"][1:2, 1:-1].masked_fill(torch.arange(15) % 5 > 1, -1)
+    one = {name: value[1:2] for name, value in arguments.items() if name in prompts}
+    one |= {"do_sample": True, "num_return_sequences": 3, "row_seeds": seeds[:3], "forced_ids": forced}
+    assert torch.equal(decode(model, **one), model.generate(**one))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

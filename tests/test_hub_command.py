@@ -3,16 +3,22 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
 from command_dacse.cli import app
+from hub_upload.adapter import PRIOR_NAME
+from hub_upload.remote import MANIFEST_NAME
+from hub_upload.space import stage_space
 from tests.loopback_hub import TOKEN, LoopbackHub
 from tests.tiny import tiny_model, tiny_pipeline
+from training_dacse.lm.objective import save_prior
 
 SPACE = Path(__file__).parents[1] / "spaces_app"
 
@@ -58,15 +64,66 @@ def error_of(*arguments) -> str:
     return lines[-1]
 
 
-def test_the_space_is_published_as_it_stands_and_again_over_itself(hub):
+def test_the_space_is_published_as_it_stands_and_again_over_itself(hub, checkpoint):
+    dacse("push", checkpoint, "org/model")
     for _ in range(2):
-        exit_code, stdout, _ = dacse("push", "--space", "org/enhance")
+        exit_code, stdout, _ = dacse("push", "--space", "org/enhance", "--model", "org/model")
         assert exit_code == 0 and "published as http" in stdout
     assert hub.log("org/enhance", "space") == ["initial commit", "Publish with dacse"]
     published = hub.files("org/enhance", "space")
-    for name in ("README.md", "app.py", "requirements.txt"):
+    for name in set(published) - {".gitattributes", MANIFEST_NAME, "README.md"}:
         assert published[name] == (SPACE / name).read_bytes()
-    assert not [name for name in published if "__pycache__" in name]
+    header, text = published["README.md"].decode().removeprefix("---\n").split("---\n", 1)
+    assert (SPACE / "README.md").read_text().endswith(text)
+    assert yaml.safe_load(header)["models"] == yaml.safe_load(header)["preload_from_hub"] == ["org/model"]
+    variables = {"DACSE_MODELS": "org/model", "DACSE_TRUST_REMOTE_CODE": "1"}
+    assert hub.repositories["space", "org/enhance"].variables == variables
+
+
+def test_a_space_is_made_of_its_files_and_of_nothing_that_lies_beside_them(tmp_path, monkeypatch):
+    place = Path(shutil.copytree(SPACE, tmp_path / "spaces_app", ignore=shutil.ignore_patterns("__pycache__")))
+    for stray in (
+        ".env",
+        "notes.py",
+        "secrets.json",
+        ".gradio/flagged.csv",
+        "__pycache__/app.pyc",
+        "examples/mine.wav",
+    ):
+        (place / stray).parent.mkdir(exist_ok=True)
+        (place / stray).write_text("HF_TOKEN=secret")
+    found = SimpleNamespace(submodule_search_locations=[str(place)])
+    monkeypatch.setattr("hub_upload.space.find_spec", lambda name: found)
+    (tmp_path / "out").mkdir()
+    stage_space(tmp_path / "out", [])
+    files = {path.relative_to(SPACE) for path in SPACE.rglob("*") if path.is_file()}
+    wanted = {path.as_posix() for path in files if not path.parts[0].startswith((".", "__"))}
+    staged = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert staged == wanted and len(staged) >= 11
+
+
+def test_a_space_offers_no_model_that_could_not_run_there(hub, checkpoint):
+    hub.add("org/plain", {"config.json": b"{}"})
+    for model, message in {
+        str(checkpoint): "is a directory, which a Space cannot reach",
+        "org/nothing": "there is no model org/nothing on the Hub",
+        "org/plain": "org/plain holds no pipeline_dacse.py and no processor_config.json",
+    }.items():
+        assert message in error_of("push", "--space", "org/enhance", "--model", model)
+    assert ("space", "org/enhance") not in hub.repositories
+
+
+def test_what_is_removed_and_what_is_kept_is_said(hub, tmp_path):
+    save_pairs(tmp_path / "pairs")
+    dacse("push", tmp_path / "pairs", "org/pairs", "--dataset")
+    hub.add("org/pairs", {"notes.md": b"mine"}, "dataset")
+    (tmp_path / "pairs" / "card.yaml").write_text("license: mit\n")
+    dacse("push", tmp_path / "pairs", "org/pairs", "--dataset")
+    (tmp_path / "pairs" / "card.yaml").unlink()
+    _, stdout, _ = dacse("push", tmp_path / "pairs", "org/pairs", "--dataset")
+    assert "removed  card.yaml\n" in stdout and "kept  notes.md (not of dacse)\n" in stdout
 
 
 def test_a_dry_run_lists_files_with_their_sizes_and_needs_no_hub(checkpoint, tmp_path, monkeypatch):
@@ -75,8 +132,8 @@ def test_a_dry_run_lists_files_with_their_sizes_and_needs_no_hub(checkpoint, tmp
     exit_code, stdout, _ = dacse("push", tmp_path / "pairs", "org/pairs", "--dataset", "--dry-run")
     assert exit_code == 0
     *files, last = [line.split() for line in stdout.splitlines()]
-    assert [name for *_, name in files] == ["README.md", "data/train-00000-of-00001.parquet"]
-    assert files[0][1] == "bytes" and files[1][1] == "kB"
+    assert [name for *_, name in files] == [MANIFEST_NAME, "README.md", "data/train-00000-of-00001.parquet"]
+    assert files[1][1] == "bytes" and files[2][1] == "kB"
     assert " ".join(last).endswith("verified, nothing uploaded (dry run)")
 
 
@@ -103,6 +160,7 @@ def test_the_token_is_written_nowhere(hub, tmp_path):
         ["push", "folder"],
         ["push", "folder", "org/name", "--adapter", "--dataset"],
         ["push", "--space", "folder", "org/name"],
+        ["push", "folder", "org/name", "--model", "org/model"],
         ["convert", "source"],
         ["convert", "source", "folder", "--dtype", "int8"],
     ],
@@ -134,6 +192,7 @@ def test_an_adapter_on_a_local_base_is_refused_until_its_base_has_a_name(hub, ch
     published = hub.files("org/adapter")
     assert set(published) == {
         ".gitattributes",
+        MANIFEST_NAME,
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -141,6 +200,18 @@ def test_an_adapter_on_a_local_base_is_refused_until_its_base_has_a_name(hub, ch
     }
     assert json.loads(published["adapter_config.json"])["base_model_name_or_path"] == "org/base"
     assert str(checkpoint).encode() not in b"".join(published.values())
+
+
+def test_an_adapter_is_published_with_its_bases_logit_adjustment_and_policy(hub, tmp_path):
+    base = tiny_pipeline()
+    base.processor.minimum_risk = True
+    base.save_pretrained(tmp_path / "base")
+    save_prior(torch.arange(53.0), tmp_path / "base")
+    save_adapter(tmp_path / "adapter", tmp_path / "base")
+    assert dacse("push", tmp_path / "adapter", "org/adapter", "--adapter", "--base-model", "org/base")[0] == 0
+    published = hub.files("org/adapter")
+    assert published[PRIOR_NAME] == (tmp_path / "base" / PRIOR_NAME).read_bytes()
+    assert b"`minimum_risk=True`" in published["README.md"]
 
 
 def test_an_adapter_for_another_base_is_refused(hub, checkpoint, tmp_path):

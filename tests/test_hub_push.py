@@ -1,6 +1,7 @@
 """A folder becomes one commit of a repository, or nothing changes there; against a Hub on loopback."""
 
 import io
+import json
 import logging
 import pickle
 import random
@@ -11,7 +12,8 @@ import pytest
 
 import tests.loopback_xet  # noqa: F401  (its routes)
 from hub_upload import push as room
-from hub_upload.push import ADAPTER, MODEL, SPACE, push
+from hub_upload.push import push
+from hub_upload.remote import ADAPTER, MANIFEST_NAME, MODEL, SPACE
 from tests.loopback_hub import READ_TOKEN, TOKEN, LoopbackHub
 
 CARD = b"---\ntags: [dacse]\n---\nA card.\n"
@@ -26,11 +28,11 @@ def hub(monkeypatch):
 
 
 def writes(**files: bytes):
-    """Stands for staging a model: writes `files` (README is README.md, weights a shard) beside the landmark."""
+    """Stands for staging a model: writes `files` (README is README.md, weights a shard)."""
     names = {"README": "README.md", "weights": WEIGHTS}
 
     def prepare(folder):
-        for name, content in {MODEL.landmark: b"{}", **files}.items():
+        for name, content in files.items():
             path = folder / names.get(name, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
@@ -44,8 +46,11 @@ def test_a_folder_is_published_as_one_commit(hub):
     )
     assert hub.log("user/model") == ["initial commit", "Publish with dacse"]
     assert hub.files("user/model")[WEIGHTS] == b"w" * 1000
-    files = {"README.md": len(CARD), "audio_tokenizer/config.json": 2, WEIGHTS: 1000, MODEL.landmark: 2}
-    assert done.files == sorted(files.items())
+    files = {"README.md": len(CARD), "audio_tokenizer/config.json": 2, WEIGHTS: 1000}
+    assert [file for file in done.files if file[0] != MANIFEST_NAME] == sorted(files.items())
+    manifest = json.loads(hub.files("user/model")[MANIFEST_NAME])
+    assert manifest == {"kind": "model", "files": sorted([MANIFEST_NAME, *files])}
+    assert done.removed == done.kept == []
     assert done.url.startswith(f"{hub.url}/user/model/commit/")
     assert not hub.repositories["model", "user/model"].private
 
@@ -61,21 +66,35 @@ def test_publishing_the_same_again_makes_no_commit(hub):
     assert len(hub.log("user/model")) == 2
 
 
-def test_a_new_version_removes_stale_shards_and_keeps_what_was_added_by_hand(hub):
-    push("user/model", MODEL, writes(README=CARD, weights=b"w", **{"model-00002-of-00002.safetensors": b"x"}))
-    by_hand = {"picture.png": b"p", "adapters/a/adapter_model.safetensors": b"a"}
+def test_a_new_version_takes_all_that_the_old_one_brought_and_leaves_and_names_what_was_added_by_hand(hub):
+    old = [
+        "model-00002-of-00002.safetensors",
+        "samples/a.flac",
+        "evaluation/rain/summary.json",
+        ".eval_results/rain.yaml",
+    ]
+    push("user/model", MODEL, writes(README=CARD, weights=b"w", **dict.fromkeys(old, b"old")))
+    by_hand = {"picture.png": b"p", "adapters/a/adapter_model.safetensors": b"a", "samples/mine.flac": b"m"}
     hub.add("user/model", by_hand)
-    push("user/model", MODEL, writes(README=CARD, weights=b"v"))
-    names = {
-        ".gitattributes",
-        "README.md",
-        MODEL.landmark,
-        WEIGHTS,
-        "picture.png",
-        "adapters/a/adapter_model.safetensors",
-    }
-    assert set(hub.files("user/model")) == names
+    done = push("user/model", MODEL, writes(README=CARD, weights=b"v"))
+    assert (done.removed, done.kept) == (sorted(old), sorted(by_hand))
+    assert set(hub.files("user/model")) == {".gitattributes", MANIFEST_NAME, "README.md", WEIGHTS, *by_hand}
     assert len(hub.log("user/model")) == 4
+    assert push("user/model", MODEL, writes(README=CARD, weights=b"v")).kept == sorted(by_hand)
+    assert len(hub.log("user/model")) == 4
+
+
+def test_what_was_removed_by_hand_is_not_missed(hub):
+    push("user/model", MODEL, writes(README=CARD, **{"samples/a.flac": b"a"}))
+    del hub.files("user/model")["samples/a.flac"]
+    assert push("user/model", MODEL, writes(README=CARD, weights=b"v")).removed == []
+
+
+def test_a_damaged_manifest_is_named(hub):
+    push("user/model", MODEL, writes(README=CARD))
+    hub.add("user/model", {MANIFEST_NAME: b"[]"})
+    with pytest.raises(ValueError, match=r"the manifest \.dacse\.json .* is damaged"):
+        push("user/model", MODEL, lambda folder: pytest.fail("prepared"))
 
 
 def test_foreign_content_is_refused_before_anything_is_prepared(hub):
@@ -89,7 +108,7 @@ def test_foreign_content_is_refused_before_anything_is_prepared(hub):
 def test_force_replaces_foreign_content(hub):
     hub.add("user/model", {"README.md": b"# Mine", "pytorch_model.bin": b"b"})
     push("user/model", MODEL, writes(README=CARD), force=True)
-    assert set(hub.files("user/model")) == {".gitattributes", "README.md", MODEL.landmark}
+    assert set(hub.files("user/model")) == {".gitattributes", MANIFEST_NAME, "README.md"}
 
 
 def test_an_adapter_does_not_land_on_a_model(hub):
@@ -118,8 +137,9 @@ def test_a_repository_without_owner_or_with_a_bad_name_is_refused(hub, repo_id):
 def test_a_dry_run_lists_the_files_and_asks_the_hub_nothing(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     done = push("user/model", MODEL, writes(README=CARD), dry_run=True)
-    assert done.files == [("README.md", len(CARD)), (MODEL.landmark, 2)]
-    assert done.num_bytes == len(CARD) + 2 and done.url is None
+    (manifest, _), card = done.files
+    assert (manifest, card) == (MANIFEST_NAME, ("README.md", len(CARD)))
+    assert done.num_bytes > len(CARD) and done.url is None
     assert hub.requests == []
 
 
@@ -156,6 +176,28 @@ def zipped_pickle() -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", b"x")
     return buffer.getvalue()
+
+
+def test_variables_of_a_space_are_set_beside_those_it_has(hub):
+    push("org/space", SPACE, writes(README=CARD), variables={"DACSE_MODELS": "org/a"})
+    space = hub.repositories["space", "org/space"]
+    assert space.variables == {"DACSE_MODELS": "org/a"}
+    space.variables["DACSE_MAX_MINUTES"] = "2"
+    push("org/space", SPACE, writes(README=CARD), variables={"DACSE_MODELS": "org/b"})
+    assert space.variables == {"DACSE_MODELS": "org/b", "DACSE_MAX_MINUTES": "2"}
+
+
+@pytest.mark.parametrize("step", [("POST", "/commit/"), ("POST", "/variables")])
+def test_variables_are_as_they_were_after_a_failure(hub, step):
+    push("org/space", SPACE, writes(README=CARD), variables={"A": "1"})
+    hub.fail(*step, status=403, times=1)
+    with pytest.raises(PermissionError):
+        push("org/space", SPACE, writes(README=b"new"), variables={"A": "2", "B": "2"})
+    assert hub.repositories["space", "org/space"].variables == {"A": "1"}
+    hub.fail(*step, status=403, times=1)
+    with pytest.raises(PermissionError):
+        push("org/new", SPACE, writes(README=CARD), variables={"A": "2"})
+    assert ("space", "org/new") not in hub.repositories
 
 
 @pytest.mark.parametrize("content", [pickle.dumps({"a": 1}), zipped_pickle()], ids=["pickle", "torch.save"])

@@ -34,6 +34,9 @@ from pipeline_dacse.options_dacse import EnhanceOptions, Own, check_regions
         ({"regions": np.array([[1.0, 2.0]])}, ("regions", [(1.0, 2.0)])),
         ({"regions": []}, ("regions", [])),
         ({"adapter": Path("mine")}, ("adapter", Path("mine"))),
+        ({"candidates": np.int64(8)}, ("candidates", 8)),
+        ({"candidates": None}, ("candidates", 1)),
+        ({"choose": max}, ("choose", max)),
         ({}, ("adapter", Own.ADAPTERS)),
     ],
     ids=str,
@@ -77,6 +80,11 @@ def test_what_is_plain_is_accepted(given, expected):
         ({"generate": {"do_sample": "yes"}}, "do_sample is 'yes'; give True or False"),
         ({"generate": {"num_beams": 0}}, "num_beams is 0; give a whole number of beams, at least 1"),
         ({"generate": {"early_stopping": "never!"}}, "an argument of generate is wrong: .*early_stopping"),
+        ({"candidates": 0}, "candidates is 0; give a whole number of answers to a window, at least 1"),
+        ({"choose": "taste"}, "choose is 'taste'; give 'confidence', 'dnsmos' or a function"),
+        ({"candidates": 2, "generate": {"do_sample": False}}, "they are drawn: leave it out, or do_sample=False"),
+        ({"candidates": 2, "generate": {"num_beams": 3}}, "they are drawn: leave it out, or num_beams"),
+        ({"candidates": 2, "generate": {"prompt_lookup_num_tokens": 3}}, "leave it out, or an assistant"),
         ({"generate": {"do_sample": True, "num_beams": 3}}, "do_sample draws one id a token for each window"),
     ],
     ids=str,
@@ -94,7 +102,7 @@ def test_parameters_of_a_call_are_told_apart():
     assert options.strength == 0.5 and options.draws
     assert options.generate.keys() == {"do_sample", "top_k", "generation_config"}
     assert EnhanceOptions(generate={"generation_config": GenerationConfig(do_sample=True)}).draws
-    assert not EnhanceOptions().draws
+    assert not EnhanceOptions().draws and EnhanceOptions(candidates=2).draws
     with pytest.raises(ValueError, match="'strenght' is neither an option nor .*; did you mean 'strength'"):
         EnhanceOptions.from_parameters({"strenght": 0.5})
 

@@ -94,7 +94,13 @@ def enhanced(enhancer: Enhancer, **options) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"regions": [(0.05, 0.1), (0.105, 0.11)]}, {"seed": 3, "generate": {"do_sample": True, "temperature": 0.7}}],
+    [
+        {},
+        {"regions": [(0.05, 0.1), (0.105, 0.11)]},
+        {"seed": 3, "generate": {"do_sample": True, "temperature": 0.7}},
+        {"seed": 3, "candidates": 2, "choose": lambda waveforms, _: np.square(waveforms).mean(1)},
+    ],
+    ids=["greedy", "regions", "drawn", "the best of two"],
 )
 def test_a_recording_of_several_windows_comes_back_as_from_weights_here(pipe, server, served, options):
     here = enhanced(Enhancer(pipe.model, pipe.processor), batch_size=5, **options)
@@ -109,6 +115,7 @@ def test_a_recording_of_several_windows_comes_back_as_from_weights_here(pipe, se
     [
         ({"minimum_risk": True}, "pass minimum_risk=False"),
         ({"return_confidence": True}, "leave return_confidence out"),
+        ({"candidates": 2}, "choose by something else"),
         ({"generate": {"num_beams": 2}}, "not asked for num_beams"),
         ({"adapter": "dereverb"}, "dereverb"),
     ],

@@ -17,13 +17,17 @@ gradio = pytest.importorskip("gradio", reason="the Space needs the extra `app`")
 
 # isort: off
 from tests.space_stand_in import AFTER_HZ, BEFORE_HZ, RATE, ROOT, StandIn, served_space, tone, write_tone
-from tests.test_imports import imported_modules
+from processing_dacse.audio_dacse import stream_audio
+from tests.sounds import KINDS, encode, speech
+from tests.test_imports import TRAVELLING, imported_modules
 from tests.tiny import tiny_pipeline
 
 # flat, as in a Space; space_stand_in put their folder on the path
 import app
 import comparison
 import offer
+import page
+import recording
 
 CHOICES = ("one", "none", 1.0, False, 1.0, 0)
 
@@ -35,7 +39,7 @@ def space(tmp_path):
     return app.Space({"one": StandIn()}, {"one": ["dereverb"]}, offer.Settings(max_minutes=0.1), results)
 
 
-@pytest.mark.parametrize("module", [app, comparison, offer])
+@pytest.mark.parametrize("module", [app, comparison, offer, page])
 def test_doctests(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed
@@ -47,6 +51,14 @@ def test_settings_come_from_the_environment():
     assert not offer.Settings.from_environment({}).trust_remote_code
     with pytest.raises(ValueError, match="DACSE_TRUST_REMOTE_CODE is 'yes'"):
         offer.Settings.from_environment({"DACSE_TRUST_REMOTE_CODE": "yes"})
+    with pytest.raises(ValueError, match="DACSE_MAX_MINUTES is 'long'; give a number above 0"):
+        offer.Settings.from_environment({"DACSE_MAX_MINUTES": "long"})
+
+
+def test_a_space_without_the_package_needs_a_model(monkeypatch):
+    monkeypatch.setattr(offer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="no model is given; set DACSE_MODELS"):
+        offer.load_pipelines(offer.Settings())
 
 
 def test_adapters_beside_a_model_are_found(tmp_path):
@@ -64,31 +76,76 @@ def written(tmp_path, name, samples, rate=RATE, **options):
 def bad_recordings(folder):
     video = folder / "clip.mp4"
     video.write_bytes(b"\0\0\0\x18ftypmp42" + bytes(1000))
+    headerless = folder / "headerless.raw"
+    headerless.write_bytes(bytes(5000))
     cut = written(folder, "cut.flac", np.random.default_rng(0).uniform(-0.5, 0.5, RATE))
     cut.write_bytes(cut.read_bytes()[:3000])
     no_number = np.zeros(100, np.float32)
     no_number[3] = np.nan
     return {
         "There is no recording yet": None,
-        "clip.mp4 is not audio": video,
-        "empty.wav holds no audio": written(folder, "empty.wav", np.zeros(0)),
-        "long.wav lasts 120.0 minutes": written(folder, "long.wav", np.zeros(7200 * 8), 8),
+        "clip.mp4 cannot be read as audio": video,
+        "headerless.raw cannot be read as audio": headerless,
+        "empty.wav has no samples": written(folder, "empty.wav", np.zeros(0)),
+        "long.wav lasts longer than the 0.1 minutes": written(folder, "long.wav", np.ones(7000), 1000),
         "wide.wav has 3 channels": written(folder, "wide.wav", np.ones((100, 3))),
         "large.wav has 2 MB": written(folder, "large.wav", np.ones(1_100_000), 700_000),
         "silent.wav is silent": written(folder, "silent.wav", np.zeros(100)),
-        "nan.wav holds values that are no numbers": written(folder, "nan.wav", no_number, subtype="FLOAT"),
-        "cut.flac is damaged": cut,
+        "one.wav is too short: not even one sample at 44100 Hz": written(folder, "one.wav", [0.5], 384_000),
+        "nan.wav has NaN or infinity": written(folder, "nan.wav", no_number, subtype="FLOAT"),
+        "cut.flac has no samples": cut,
     }
 
 
 def test_every_bad_recording_is_refused_in_words_and_before_any_work(space, tmp_path):
     space.settings = offer.Settings(max_minutes=0.1, max_megabytes=1.5)
-    recordings = bad_recordings(tmp_path)
-    for message, path in recordings.items():
+    for message, path in bad_recordings(tmp_path).items():
         (update,) = space.run(path and str(path), *CHOICES)
         assert 'role="alert"' in update[0] and message in update[0], update[0]
         assert str(tmp_path) not in update[0]
     assert not space.pipelines["one"].calls
+
+
+@pytest.mark.parametrize("kind", ["m4a", "webm", "mp3"])
+def test_what_phones_and_browsers_record_is_taken(space, tmp_path, kind):
+    path = tmp_path / f"memo.{kind}"
+    rate = KINDS[kind].rate
+    path.write_bytes(encode(speech(rate, rate), kind))
+    *_, (status, shown, _) = space.run(str(path), *CHOICES)
+    assert "Done" in status and shown["seconds"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_flac_that_does_not_know_its_length_is_taken_as_long_as_it_is(space, tmp_path):
+    path = written(tmp_path, "streamed.flac", tone(1, BEFORE_HZ))
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of STREAMINFO that hold the number of samples (RFC 9639, section 8.2)
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    *_, result = space.compare(str(path), *CHOICES)
+    assert result.shown["seconds"] == 1
+
+
+def test_what_is_damaged_is_enhanced_as_far_as_it_goes_and_that_is_said(space, tmp_path):
+    path = written(tmp_path, "cut.wav", tone(2, BEFORE_HZ))
+    path.write_bytes(path.read_bytes()[:-RATE])
+    *_, (status, shown, _) = space.run(str(path), *CHOICES)
+    assert "Done" in status and "Beware: cut.wav" in status and str(tmp_path) not in status
+    assert shown["seconds"] == pytest.approx(1.5, abs=0.01)
+
+
+def test_long_silences_are_shown_as_they_are(space, tmp_path):
+    pipe = space.pipelines["one"] = tiny_pipeline()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2000)
+    path = written(tmp_path, "pauses.wav", np.concatenate([np.zeros(8000), noise, np.zeros(16000)]), 8000)
+    *_, result = space.compare(str(path), *CHOICES)
+    np.testing.assert_array_equal(result.after, pipe(str(path))["audio"][None])
+    assert result.after.shape[1] == 26000 and result.shown["done"]
+
+
+@pytest.mark.parametrize("name", ["takes [b] #1?.wav", "50%.wav", "ü &amp; 音.wav", "x" * 150 + ".wav"])
+def test_a_recording_of_any_name_is_enhanced(space, tmp_path, name):
+    *_, (status, shown, _) = space.run(write_tone(tmp_path, 0.5, name), *CHOICES)
+    assert "Done" in status and shown["download"].endswith(name.removesuffix(".wav") + ".enhanced.wav")
 
 
 def test_names_of_files_cannot_carry_markup(space, tmp_path):
@@ -100,12 +157,43 @@ def test_names_of_files_cannot_carry_markup(space, tmp_path):
 
 def test_the_choices_reach_the_pipeline(space, tmp_path):
     path = write_tone(tmp_path, 1)
-    list(space.compare(path, "one", "dereverb", 0.5, True, 0.7, 3))
+    list(space.compare(path, "one", "dereverb", 0.5, True, 0.7, 3, "no"))
     list(space.compare(path, *CHOICES))
     sampled = {"strength": 0.5, "adapter": "dereverb", "do_sample": True, "temperature": 0.7, "seed": 3}
-    assert space.pipelines["one"].calls == [sampled, {"strength": 1.0, "adapter": None}]
+    plain = {"strength": 1.0, "adapter": None, "keep_recording": None}
+    assert space.pipelines["one"].calls == [sampled | {"keep_recording": False}, plain]
     with pytest.raises(ValueError, match="no specialist '/etc'"):
         next(space.compare(path, "one", "/etc", 1.0, False, 1.0, 0))
+
+
+def test_an_emptied_seed_draws_anew_and_one_that_is_none_is_a_friendly_line(space, tmp_path):
+    space.pipelines["one"] = tiny_pipeline()
+    path = str(written(tmp_path, "noise.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 900), 8000))
+    takes = [[*space.compare(path, "one", "none", 1.0, True, None, seed)][-1].after for seed in (None, None, 1, 1)]
+    assert not np.array_equal(takes[0], takes[1]) and np.array_equal(takes[2], takes[3])
+    (*_, (status, *_)) = space.run(path, "one", "none", 1.0, True, 1.0, 1e30)
+    assert 'role="alert"' in status and "seed" in status
+
+
+def test_takes_of_one_recording_know_each_other_and_say_what_was_chosen(space, tmp_path):
+    first, second, other = (
+        [*space.compare(write_tone(tmp_path, seconds), "one", "none", strength, False, 1.0, 0)][-1].shown
+        for seconds, strength in ((1, 1.0), (1, 0.5), (1.5, 1.0))
+    )
+    assert first["recording"] == second["recording"] != other["recording"] and first["id"] != second["id"]
+    assert (first["label"], second["label"]) == ("default settings", "strength 0.5")
+
+
+def test_a_picked_example_is_heard_at_once(space, tmp_path):
+    path = str(page.EXAMPLES["machine noise"])
+    status, player, excerpts = space.show_example(path)
+    assert "Press Enhance" in status and player == gradio.skip() and excerpts is None
+    space.settings = offer.Settings()
+    space.prepare_examples()
+    calls = len(space.pipelines["one"].calls)
+    status, player, excerpts = space.show_example(path)
+    assert player["done"] and player["label"] == "default settings" and len(excerpts) == 2
+    assert len(space.pipelines["one"].calls) == calls == len(page.EXAMPLES)
 
 
 def test_pieces_joined_are_both_sides_whole(space, tmp_path):
@@ -120,21 +208,20 @@ def test_pieces_joined_are_both_sides_whole(space, tmp_path):
     np.testing.assert_allclose(downloaded, tone(3.5, AFTER_HZ) / 2, atol=2**-23)  # a 24-bit file
 
 
-def test_both_sides_play_equally_loud_and_neither_louder_than_it_is(space, tmp_path):
-    import pyloudnorm
-
+def test_the_loudness_of_both_sides_is_told_where_there_is_any(space, tmp_path):
     *_, result = space.compare(write_tone(tmp_path, 2), *CHOICES)
-    gains = result.shown["gains"]
-    meter = pyloudnorm.Meter(RATE)
-    before, after = (meter.integrated_loudness(gains[side] * getattr(result, side).T) for side in ("before", "after"))
-    assert before == pytest.approx(after, abs=1e-3) and max(gains.values()) == 1
-    assert comparison.matching_gains(np.ones((1, 1)), np.zeros((1, 1)), RATE) == (1.0, 1.0)
+    told = result.shown["loudness"]
+    halved = comparison.loudness(result.before / 2, RATE)
+    assert told["before"] - halved == pytest.approx(20 * np.log10(2), abs=1e-3)
+    assert told["after"] == comparison.loudness(result.after, RATE)
+    assert comparison.loudness(np.zeros((1, 1)), RATE) is None
 
 
 @pytest.mark.parametrize("samples", [1, 2, 700, 50_000])
 def test_recordings_of_any_length_are_shown(tmp_path, samples):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (2, samples)).astype(np.float32)
-    shown = comparison.Comparison(tmp_path, "a.wav", noise, RATE, RATE, 100.0)
+    uploaded = recording.UploadedRecording("a.wav", "digest", noise, RATE)
+    shown = comparison.Comparison(tmp_path, uploaded, "default settings", RATE, 100.0)
     shown.add(noise / 2, np.full((2, 1), 0.5))
     shown.finish()
     assert shown.state()["done"] and shown.download.exists()
@@ -153,13 +240,13 @@ def test_spectrograms_share_one_scale():
 def test_dnsmos_is_shown_where_it_can_be_had(space, tmp_path, monkeypatch):
     *_, result = space.compare(write_tone(tmp_path, 1), *CHOICES)
     monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda name: None)
-    assert app._scores(result.excerpts()) == ""
+    assert page._scores(result.excerpts()) == ""
     monkeypatch.undo()
     scores = SimpleNamespace(
         run=lambda audio, rate: dict.fromkeys(comparison.DNSMOS_NAMES, float(np.abs(audio).max()))
     )
     monkeypatch.setitem(sys.modules, "speechmos", SimpleNamespace(dnsmos=scores, __spec__=True))
-    assert "<td>0.40</td><td>0.20</td>" in app._scores(result.excerpts())
+    assert "<td>0.40</td><td>0.20</td>" in page._scores(result.excerpts())
 
 
 def test_the_space_gives_what_the_pipeline_gives(space, tmp_path):
@@ -180,7 +267,7 @@ def test_on_zerogpu_only_the_model_runs_on_the_gpu(tmp_path, monkeypatch):
     space = app.Space({"one": StandIn()}, {"one": []}, offer.Settings(), tmp_path)
     list(space.compare(write_tone(tmp_path, 1), *CHOICES))
     (seconds,) = reserved
-    assert [seconds("one", write_tone(tmp_path, length), {}) for length in (10, 60)] == [36, 66]
+    assert [seconds("one", "noisy.wav", length, {}) for length in (10, 60)] == [36, 66]
 
 
 def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uploads_alone(tmp_path):
@@ -198,7 +285,7 @@ def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uplo
         assert (rate, len(enhanced)) == (RATE, 2 * RATE) and pipe.calls[0]["strength"] == 0.5
         text = tmp_path / "notes.txt"
         text.write_text("no audio")
-        with pytest.raises(AppError, match="^notes.txt is not audio this demo can read"):
+        with pytest.raises(AppError, match="^notes.txt cannot be read as audio"):
             client.predict(handle_file(text), api_name="/enhance")
         with pytest.raises(AppError, match="'two' is not in the list of choices|Value: two is not in"):
             client.predict(handle_file(path), model="two", api_name="/enhance")
@@ -210,27 +297,62 @@ def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uplo
         assert "event: error" in httpx.get(f"{call}/{event}").text and len(pipe.calls) == calls
 
 
+def test_the_space_is_a_tool_whose_arguments_are_described(tmp_path, monkeypatch):
+    """Called as an assistant calls it: over the Model Context Protocol, with the address of a recording."""
+    import asyncio
+    import json
+
+    mcp = pytest.importorskip("mcp", reason="gradio[mcp] brings it")
+    from mcp.client.streamable_http import streamablehttp_client
+
+    monkeypatch.setattr("gradio.processing_utils.PUBLIC_HOSTNAME_WHITELIST", ["127.0.0.1"])  # loopback is refused else
+    (tmp_path / "results").mkdir()
+    pipe = StandIn()
+
+    async def call(address: str):
+        async with (
+            streamablehttp_client(f"{address}gradio_api/mcp/") as (read, write, _),
+            mcp.ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            (tool,) = (await session.list_tools()).tools
+            example = f"{address}gradio_api/file={page.EXAMPLES['machine noise']}"
+            arguments = {"audio": example, "strength": 0.5, "keep_recording": "no"}
+            return tool, await session.call_tool(tool.name, arguments)
+
+    with served_space({"one": pipe}, {"one": ["dereverb"]}, tmp_path / "results") as address:
+        tool, result = asyncio.run(call(address))
+    assert tool.description.startswith("Enhances a recording of speech")
+    described = tool.inputSchema["properties"]
+    assert list(described) == ["audio", *offer.Choices._fields]
+    assert all(part["description"] for part in described.values())
+    assert described["adapter"]["enum"] == ["none", "dereverb"] and tool.inputSchema["required"] == ["audio"]
+    assert not result.isError and "machine_noise.enhanced.wav" in json.dumps(result.model_dump())
+    assert pipe.calls == [{"strength": 0.5, "adapter": None, "keep_recording": False}]
+
+
 def test_the_header_names_the_tested_gradio_and_files_that_exist():
     header = (ROOT / "spaces_app" / "README.md").read_text().split("---")[1]
     fields = dict(line.split(": ", 1) for line in header.strip().splitlines() if ": " in line)
     assert fields["sdk_version"] == gradio.__version__
     assert (ROOT / "spaces_app" / fields["app_file"]).is_file()
-    assert len(app.EXAMPLES) == 3
-    for path in app.EXAMPLES.values():
-        offer.check_recording(str(path), offer.Settings())
+    assert len(page.EXAMPLES) == 3
+    for path in page.EXAMPLES.values():
+        assert not recording.read_recording(str(path), stream_audio, RATE, offer.Settings()).warnings
 
 
 def test_the_space_requires_what_it_and_the_remote_code_import_in_the_versions_of_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "spaces_app" / "requirements.txt").read_text().splitlines()
     ours = {name_of(line): line for line in project["dependencies"]}
-    theirs = {name_of(line): line for line in lines if not line.startswith("#")}
+    theirs = {name_of(line): line.split(" #")[0] for line in lines if not line.startswith("#")}
     shared = ours.keys() & theirs.keys()
-    assert len(shared) == 9 and all(ours[name] == theirs[name] for name in shared)
-    files = [*(ROOT / "spaces_app").glob("*.py"), *(ROOT / "dacse" / "tiny").glob("*.py")]
+    assert len(shared) == 10 and all(ours[name] == theirs[name] for name in shared)
+    files = [*(ROOT / "spaces_app").glob("*.py"), *TRAVELLING]
     own = {path.stem for path in files} | {"gradio", "PIL", "spaces"}  # sdk_version brings two, ZeroGPU the third
+    own |= {"modeling_dacse"}  # used where it is installed
     imported = {module.split(".")[0] for path in files for level, module in imported_modules(path) if not level}
-    assert len(files) >= 14 and imported - own - sys.stdlib_module_names <= theirs.keys()
+    assert len(files) >= 25 and imported - own - sys.stdlib_module_names <= theirs.keys()
 
 
 def name_of(requirement: str) -> str:

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from hub_upload import stage
+from hub_upload.adapter import PRIOR_NAME
 from hub_upload.stage import open_checkpoint, stage_model
 from tests.tiny import tiny_codec, tiny_pipeline
+from training_dacse.lm.objective import PRIOR_FILE, save_prior
 
 CODE = {
     "configuration_dacse.py",
@@ -172,3 +174,21 @@ def test_samples_are_made_by_the_staged_weights(copy, tmp_path):
     assert rate_before == rate_after == rate
     again = staged(folder, tmp_path / "again")
     assert (again / "samples" / "rain.noisy.flac").exists()
+
+
+def test_what_rivals_made_of_a_sample_is_taken_over(copy, tmp_path):
+    for name in ("rain.wav", "theirs.wav"):
+        soundfile.write(copy / name, [0.1, 0.2, 0.1], 8000)
+    (copy / "card.yaml").write_text("samples:\n- {file: rain.wav, title: Rain, rivals: {RNNoise 0.4: theirs.wav}}\n")
+    folder = staged(copy, tmp_path / "out")
+    assert (folder / "samples" / "rain.rnnoise-0-4.flac").exists()
+    again = staged(folder, tmp_path / "again")
+    assert names(again) == names(folder)
+    assert "| recording | before | dac-se1 | RNNoise 0.4 |" in (again / "README.md").read_text()
+
+
+def test_the_logit_adjustment_of_the_weights_travels_with_them(copy, tmp_path):
+    assert PRIOR_NAME == PRIOR_FILE  # of the room that reads it
+    save_prior(torch.zeros(53), copy)
+    folder = staged(copy, tmp_path / "out")
+    assert (folder / PRIOR_NAME).read_bytes() == (copy / PRIOR_NAME).read_bytes()

@@ -30,7 +30,7 @@ def main():
             if not results.has(name, seed):
                 model, losses = train_arm(ARMS[name], data, args, seed, folder / "runs" / f"{name}-{seed}")
                 results.add(name, seed, losses | listener.score(generate_with(model, listener.processor)))
-                results.write(list(ARMS), remarks("python examples/experiments/background.py ...", args, data))
+        results.write(list(ARMS), remarks(args, data))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,10 @@ def main():
             if count == every:  # the same model, of whose answer the first codebooks are decoded
                 results.add(arms[2], seed, listener.score(first_of(generate, first), whole, small))
     for name, processor in zip(arms[3:], (small, whole), strict=True):
-        results.add(name, 0, listener.score(lambda codes: codes, processor, clean=True))
-    results.write(arms, remarks("python examples/experiments/codebooks.py ...", args, data))
+        if not results.has(name, 0):
+            results.add(name, 0, listener.score(lambda codes: codes, processor, clean=True))
+    bases = " and ".join(Path(base).name for base in codebooks.bases or [])
+    results.write(arms, remarks(args, data, bases))
 
 
 if __name__ == "__main__":

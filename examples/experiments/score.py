@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,16 +105,25 @@ class Listener:
         return scores
 
 
-def remarks(command: str, args: DacSeTrainingArguments, data: DataArguments) -> list[str]:
-    """Lines under a table: how it was made."""
+def remarks(args: DacSeTrainingArguments, data: DataArguments, model: str | None = None) -> list[str]:
+    """Lines under a table: how it was made.
+
+    Args:
+        args, data: of all arms.
+        model: what the arms began with, where `data` does not say.
+    """
     made = TokenCache(data.tokens, "train", num_codebooks=data.num_codebooks)
+    codec = made.shards.description
     facts = {
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}",
+        "codec": f"{Path(codec['codec_path']).name} ({codec['codec']}), {codec['num_codebooks']} codebooks of "
+        f"{codec['codebook_size']}, {codec['sampling_rate'] / codec['hop_length']:.1f} frames/s",
         "clips": f"{len(made)} of {int(made.num_frames[0])} frames, {made.num_codebooks} codebooks",
-        "model": data.model_overrides or Path(data.model).name,
+        "model": model or data.model_overrides or Path(data.model).name,
         "steps": args.max_steps,
         "clips a step": args.per_device_train_batch_size,
         "learning rate": args.learning_rate,
         "warm-up": f"{args.warmup_steps:g} of the steps",
     }
+    command = shlex.join(["python", *sys.argv])
     return ["", f"`{command}`", "", *(f"- {name}: {value}" for name, value in facts.items())]

@@ -46,7 +46,7 @@ def main():
                 arm = Arm({"weighting": {"kind": "fixed", "weights": evened_weights(only_losses)}})
             model, losses = train_arm(arm, data, args, seed, folder / "runs" / f"{name}-{seed}")
             results.add(name, seed, losses | listener.score(generate_with(model, listener.processor)))
-            results.write(list(ARMS), remarks("python examples/experiments/strategies.py ...", args, data))
+        results.write(list(ARMS), remarks(args, data))
 
 
 if __name__ == "__main__":

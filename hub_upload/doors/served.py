@@ -61,6 +61,7 @@ class ServedModel(PreTrainedModel):
         input_ids: torch.LongTensor,
         forced_ids: torch.LongTensor | None = None,
         row_seeds: torch.LongTensor | None = None,
+        num_return_sequences: int = 1,
         **asked: Any,
     ) -> torch.LongTensor:
         """Asks for the answers to prompts, all at a time.
@@ -68,12 +69,13 @@ class ServedModel(PreTrainedModel):
         Args:
             input_ids: (batch, token): `[pad ...] [bos] noisy [start_clean]`.
             forced_ids: (batch, clean token): ids that must come, -1 where the model chooses.
-            row_seeds: With `do_sample`, the seed of each row.
+            row_seeds: With `do_sample`, the seed of each answer.
+            num_return_sequences: Answers to each prompt, one after another.
             asked: `do_sample`, temperature, top_k, top_p, min_p, repetition_penalty; an attention mask says what the
                 ids say.
 
         Returns:
-            (batch, token): the prompts, `clean [eos] [pad ...]` after each.
+            (answer, token): the prompts, `clean [eos] [pad ...]` after each.
 
         Raises:
             ValueError: If something else is asked for, or an answer leaves the grid.
@@ -85,6 +87,9 @@ class ServedModel(PreTrainedModel):
         if unknown:
             raise ValueError(f"a server is not asked for {', '.join(sorted(unknown))}: leave it out")
         sampling = {"temperature": 1.0} | asked if draws else {"temperature": 0.0}
+        input_ids = input_ids.repeat_interleave(num_return_sequences, dim=0)
+        if forced_ids is not None:
+            forced_ids = forced_ids.repeat_interleave(num_return_sequences, dim=0)
         prompts = [row[row != self.config.pad_token_id].tolist() for row in input_ids]
         forced = [[]] * len(prompts) if forced_ids is None else forced_ids.tolist()
         seeds = [None] * len(prompts) if row_seeds is None else row_seeds.tolist()
@@ -109,7 +114,9 @@ class ServedModel(PreTrainedModel):
         Raises:
             ValueError: Always.
         """
-        raise ValueError("a server's probabilities are not known here: leave return_confidence out")
+        raise ValueError(
+            "a server's probabilities are not known here: leave return_confidence out, choose by something else"
+        )
 
     def _answer(self, sampling: dict[str, Any], prompt: list[int], forced: list[int], seed: int | None) -> list[int]:
         """The ids after one prompt, asked for from each forced id to the next."""

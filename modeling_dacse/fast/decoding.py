@@ -81,7 +81,12 @@ def decode_grid(
     )
     with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
         return GridDecoder(
-            model, input_ids, (grid.lowest, grid.stop), choice, generation_config.max_length - input_ids.shape[1]
+            model,
+            input_ids,
+            (grid.lowest, grid.stop),
+            choice,
+            generation_config.max_length - input_ids.shape[1],
+            generation_config.num_return_sequences or 1,
         ).run()
 
 
@@ -213,11 +218,13 @@ class GridDecoder:
         schedule: Of `draw_schedule`, each (row, new token).
         choice: Picks the ids.
         max_new_tokens: After which every row ends, if it has not ended before.
+        answers: So many rows at a time are answers to one prompt, which is run once.
     """
 
-    def __init__(self, model, input_ids, schedule, choice: Choice, max_new_tokens: int):
+    def __init__(self, model, input_ids, schedule, choice: Choice, max_new_tokens: int, answers: int = 1):
         config, (lowest, stop) = model.config, schedule
         self.model, self.config, self.choice, self.input_ids = model, config, choice, input_ids
+        self.answers = answers
         _, begun = count_tokens(input_ids, config)
         self.new_tokens = min(lowest.shape[1] - 1, max_new_tokens)
         only = torch.where(stop - lowest == 1, lowest, UNKNOWN)[:, : self.new_tokens]
@@ -267,9 +274,9 @@ class GridDecoder:
         for column in is_unknown.any(0).nonzero()[:, 0].tolist():
             unfinished = [row for row, last in enumerate(last_unknown) if last >= column]
             rows = slice(unfinished[0], unfinished[-1] + 1)
-            hidden = [self._feed(part, slice(fed, column))[:, -1] for part in self._split(rows, column - fed)]
+            hidden = self._feed_parts(rows, slice(fed, column)) if fed else self._begin(rows, column)
             codebook = self.codebooks[column - self.prompt_length]
-            self._write(rows, column, self._pick(torch.cat(hidden), codebook, rows, column))
+            self._write(rows, column, self._pick(hidden, codebook, rows, column))
             fed = column
 
     def _run_frames(self) -> None:
@@ -278,7 +285,9 @@ class GridDecoder:
         unknown = (self.ids == UNKNOWN).any(0).nonzero()[:, 0] - self.prompt_length
         for frame in unknown.div(num_codebooks, rounding_mode="floor").unique().tolist():
             before = self.prompt_length + frame * num_codebooks - 1
-            if fed < before:
+            if fed == 0:
+                self._begin(slice(0, len(self.ids)), before)
+            elif fed < before:
                 self._feed(slice(None), slice(fed, before))
             fed = before + num_codebooks
             self.before.fill_(before)
@@ -321,7 +330,26 @@ class GridDecoder:
     def _split(self, rows: slice, num_tokens: int) -> list[slice]:
         """Rows to run together: on a CPU a long prompt alone, so that what is between its layers fits the cache."""
         together = max(1, TOKENS_TOGETHER // num_tokens) if self.ids.device.type == "cpu" else rows.stop - rows.start
-        return [slice(first, min(first + together, rows.stop)) for first in range(rows.start, rows.stop, together)]
+        together *= rows.step or 1
+        return [
+            slice(first, min(first + together, rows.stop), rows.step)
+            for first in range(rows.start, rows.stop, together)
+        ]
+
+    def _begin(self, rows: slice, stop: int) -> torch.Tensor:
+        """Runs the columns before `stop`, the first where an id is chosen, once for all answers to a prompt.
+
+        Returns:
+            Hidden states of each row's last, (row, hidden).
+        """
+        hidden = self._feed_parts(slice(rows.start, rows.stop, self.answers), slice(0, stop))
+        self.layers.share(rows, stop, self.answers)
+        return hidden.repeat_interleave(self.answers, dim=0)
+
+    def _feed_parts(self, rows: slice, columns: slice) -> torch.Tensor:
+        """`_feed`, with so many rows at a time as are to be run together: (row, hidden)."""
+        parts = self._split(rows, columns.stop - columns.start)
+        return torch.cat([self._feed(part, columns)[:, -1] for part in parts])
 
     def _feed(self, rows: slice, columns: slice) -> torch.Tensor:
         """Runs the layers on some columns of some rows; hidden states of each row's last, (row, 1, hidden)."""

@@ -214,6 +214,11 @@ class CachedLayers:
             hidden = layer.add_narrowed(hidden, layer.activate(gate) * up)
         return hidden.view(len(ids), -1, hidden.shape[-1])
 
+    def share(self, rows: slice, stop: int, count: int) -> None:
+        """Has every `count` rows remember of the columns before `stop` what the first of them does."""
+        kept = self.caches[:, :, rows, :, :stop].unflatten(2, (-1, count))
+        kept[:, :, :, 1:] = kept[:, :, :, :1]
+
     def reach(self, stop: int) -> int:
         """How many columns `CachedLayers.step` is to look at, to see those before `stop`: few different numbers."""
         columns = self.caches.shape[-2]

@@ -13,7 +13,7 @@ WAVEFORM = next(tones(2, 4096, 0))
 def test_distances_are_zero_on_itself_and_grow():
     distances = SpectralDistances(8000)
     found = [distances(WAVEFORM * gain, WAVEFORM) for gain in (1.0, 0.5, 0.1)]
-    for name in ("mel", "spectrum"):
+    for name in ("mel", "spectrum", "long_term"):
         first, second, third = (float(distance[name]) for distance in found)
         assert 0 == first < second < third
 
@@ -29,6 +29,17 @@ def test_phases_above_the_highest_frequency_do_not_count():
     high = torch.sin(2 * torch.pi * 3000 * torch.arange(4096) / 8000)[None]
     distances = SpectralDistances(8000, power=1.0, highest=1500.0)
     assert distances(-high, high)["spectrum"] < 0.05 * distances(-WAVEFORM, WAVEFORM)["spectrum"]
+
+
+def test_long_term_distance_hears_faint_tones_and_no_other_noise_of_the_same_spectrum():
+    generator, time = torch.Generator().manual_seed(0), torch.arange(16384) / 8000
+    one, other = (0.1 * torch.randn(8, 16384, generator=generator) for _ in range(2))
+    tones = 0.01 * sum(torch.sin(2 * torch.pi * frequency * time) for frequency in range(100, 4000, 100))
+    distances = SpectralDistances(8000)
+    plain, whistling = distances(other, one), distances(other + tones, one)
+    assert plain["long_term"] < 0.3 * plain["mel"]
+    assert whistling["long_term"] > 1.5 * plain["long_term"]
+    assert whistling["mel"] < 1.1 * plain["mel"]
 
 
 def test_a_full_scale_tone_has_the_magnitude_one_at_every_window_length():

@@ -177,19 +177,43 @@ def test_tasks_are_drawn_by_weight_and_pairs_share_one_gain():
     assert tasks.count("clean") == pytest.approx(300, abs=30)  # 3.5 standard deviations
 
 
-def test_a_pause_silences_the_beginning_or_the_end_of_both():
+def test_a_pause_silences_the_beginning_the_end_or_all_of_both():
     recipe = Recipe({"pause": 0.5, "tasks": {"clean": {}}})
-    clean, rng = np.ones((1, 1000), np.float32), np.random.default_rng(0)
-    begins = ends = 0
-    for _ in range(400):
-        noisy, silenced, _, _ = recipe.degrade(clean, 1000, rng)
+    clean, rng = np.ones((1, 400), np.float32), np.random.default_rng(0)  # 4 s
+    found = []
+    for _ in range(800):
+        noisy, silenced, _, _ = recipe.degrade(clean, 100, rng)
         np.testing.assert_array_equal(noisy, silenced)
-        silent = (silenced == 0).sum()
-        begins, ends = begins + (silenced[0, 0] == 0), ends + (silenced[0, -1] == 0)
-        assert silent == 0 or 100 <= silent <= 750 and abs(silenced.sum() - (1000 - silent)) < 10
-    assert 70 < begins < 130 and 70 < ends < 130
-    with pytest.raises(ValueError, match=r"pause is 2\.0; it is a probability"):
+        found.append((silenced.any(), *(silenced[0, [0, -1]] == 0)))
+    kinds = ((False, True, True), (True, True, False), (True, False, True))
+    whole, begins, ends = (found.count(kind) for kind in kinds)
+    # pauses of 9 s on average: 5 of 13 cover the clip, and as many begin in it as end in it
+    assert 110 < whole < 200 and 80 < begins < 170 and 80 < ends < 170
+    assert found.count((True, False, False)) == pytest.approx(400, abs=60)
+    with pytest.raises(ValueError, match=r"pause is 2; it is a probability"):
         Recipe({"pause": 2, "tasks": {"clean": {}}})
+
+
+def test_noise_goes_on_in_a_pause_as_loud_as_behind_speech():
+    silence = np.zeros((1, 4 * RATE), np.float32)
+    for degradation in (d.WhiteNoise((10, 10)), d.BackgroundSound(hum, (10, 10))):
+        noisy, _ = degradation(silence, RATE, RNG(0))
+        assert d.rms(noisy) == pytest.approx(d.SPEECH_RMS * 10**-0.5, rel=1e-3)
+
+
+def test_sudden_noise_has_its_ratio_while_it_lasts():
+    noise, lasting = d.BackgroundSound(hum, (5, 5), sudden=1.0), []
+    for index in range(20):
+        noisy, drawn = noise(CLEAN, RATE, RNG((0, index)))
+        start, stop = (round(drawn[name] * RATE) for name in ("start_seconds", "stop_seconds"))
+        added, slope = noisy - CLEAN, round(d.SLOPE_SECONDS * RATE) + 1
+        assert not added[:, : max(0, start - slope)].any() and not added[:, stop + slope :].any()
+        if stop - start > RATE // 2:
+            assert ratio_db(CLEAN, added[:, start:stop]) == pytest.approx(5, abs=0.3)
+        lasting.append(stop - start)
+    assert min(lasting) < RATE < max(lasting)
+    with pytest.raises(ValueError, match="sudden is 3; it is a probability"):
+        d.BackgroundSound(hum, sudden=3)
 
 
 def test_every_shipped_recipe_reads():

@@ -104,6 +104,28 @@ def test_clips_of_a_window_of_shards_are_trained_on(place, monkeypatch):
     assert reading["ended"] and (place / "rolling" / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("kind", ["adapter", "full"])
+def test_stage3_leaves_what_held_out_clips_say_before_and_after_and_goes_on(place, stage1, monkeypatch, kind):
+    settings = {"rewards": {"mel_distance": 1.0}, "metrics": ["mel_distance", "si_sdr"], "answers": 4, "processes": 0}
+    settings |= {"heard_clips": 3, "rank": 4, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"loss": "grpo", "full": kind == "full"}
+    (place / "stage3.yaml").write_text(yaml.safe_dump(RUN | settings))
+    options = ["--model", str(stage1), "--config", str(place / "stage3.yaml")]
+    argv = command(place, "train_stage3.py", f"stage3-{kind}", *options)
+    run(monkeypatch, [*argv, "--max_steps", "2"])
+    run(monkeypatch, [*argv, "--max_steps", "4"])  # goes on from step 2
+    output = place / f"stage3-{kind}"
+    state = json.loads((output / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "reward/mel_distance" in entry] == [1, 3]
+    figures = json.loads((output / "rewards.json").read_text())
+    named = {"eval_reward/mel_distance", "eval_reward/si_sdr", "eval_level_db", "eval_silent_seconds", "eval_loss"}
+    assert named <= figures.keys() and figures["eval_loss"][0] != figures["eval_loss"][1]
+    noisy = str(place / "corpus" / "speech" / "valid0.flac")
+    enhance = pipeline("audio-enhancement", model=str(output if kind == "full" else stage1), device="cpu")
+    enhanced = enhance(noisy, **({} if kind == "full" else {"adapter": str(output)}))
+    assert len(enhanced["audio"]) == soundfile.info(noisy).frames
+
+
 def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_in(place, stage1, monkeypatch):
     order = ["white_noise", "packet_loss"]
     options = ["--model", str(stage1), "--order", *order, "--replay", "0.3", "--anchor", "ewc", "--anchor_strength"]

@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 
+from evaluation_dacse import benchmark
+from evaluation_dacse.workers import run_here
 from modeling_dacse.pattern_dacse import DelayedPattern
 from processing_dacse import DacSeProcessor
-from tests.tiny import tiny_codec, tiny_config, tiny_model
+from tests.tiny import tiny_codec, tiny_config, tiny_model, tiny_pipeline
 from tests.tiny_corpus import voice
 from tests.training.test_examples import RUN, SHAPE
 from tests.training.tiny_tokens import RECIPE, Rows, logged_losses, make_tokens, tiny_trainer, write_place
@@ -163,6 +165,25 @@ def test_every_experiment_ends_in_a_table_and_a_plot(place, monkeypatch, script,
     assert [path.stat().st_mtime_ns for path in paths if "codec" not in path.name] == [
         time for time, path in zip(changed, paths, strict=True) if "codec" not in path.name
     ]
+
+
+def test_rewards_and_the_best_of_several_end_in_a_table_with_intervals(place, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_in_workers", lambda processes, *work: run_here(*work))
+    folder, model = place / "rewards", place / "rewards_model"
+    tiny_pipeline().save_pretrained(model)
+    argv = [str(HERE / "rewards.py"), "--corpus", str(place / "corpus"), "--recipe", str(place / "recipe.yaml")]
+    argv += ["--model", str(model), "--clips_per_task", "2", "--candidates", "3", "--choices", "confidence"]
+    argv += ["--metrics", "mel_distance", "--work", str(place / "work"), "--output", str(folder)]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(argv[0], run_name="__main__")
+    table = (folder / "results.md").read_text()
+    assert table.startswith("# ") and "nan" not in table and "folder:" not in table
+    for arm in ("noisy", "as it is", "one draw", "best of 3 by confidence"):
+        assert f"\n| {arm}" in table
+    changed = [path.stat().st_mtime_ns for path in sorted((place / "work").glob("*/*.wav"))]
+    assert len(changed) == 3 * 2 * 2  # arms, tasks, clips
+    runpy.run_path(argv[0], run_name="__main__")  # nothing is enhanced again
+    assert [path.stat().st_mtime_ns for path in sorted((place / "work").glob("*/*.wav"))] == changed
 
 
 def test_every_shipped_configuration_is_read():

@@ -69,6 +69,15 @@ def test_shards_are_fetched_when_they_are_read_and_a_broken_stream_is_named(hub,
         cache[8]
 
 
+def test_a_hub_that_is_away_and_tokens_that_are_not_there_are_named(hub, monkeypatch):
+    hub.attach(monkeypatch)
+    with pytest.raises(FileNotFoundError, match=r"org/none: no such folder, nor a data set .*`dacse tokenize`"):
+        TokenCache("org/none", "train")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(OSError, match=f"the stream of tokens from {TOKENS} broke at its revision .*started again"):
+        TokenCache(TOKENS, "train")
+
+
 def test_speech_on_the_hub_is_tokenized_as_a_stream(hub, place, tmp_path):
     command = ["-m", "dacse", "tokenize", SPEECH, "-o", str(tmp_path / "tokens"), "--stream", "--valid-clips", "2"]
     command += ["--recipe", str(place / "recipe.yaml"), "--codec", str(place / "codec")]

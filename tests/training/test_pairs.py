@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from datasets import Audio, Dataset, IterableDataset
+from huggingface_hub.utils import httpx
 
 from tests.tiny_corpus import RATE, voice, write_corpus
 from training_dacse.clips.backgrounds import BackgroundClips
@@ -223,10 +224,11 @@ def test_a_stream_leaves_short_recordings_out_and_skips_broken_ones_only_when_as
     assert len(list(StreamedPairs(stream, "v1", Recipe(NOISY), RATE, 16, skip_broken=True).shard(0))) == 1
 
 
-def test_a_stream_that_breaks_is_named_with_the_remedy():
+@pytest.mark.parametrize("error", [ConnectionError, httpx.ReadError])
+def test_a_stream_that_breaks_is_named_with_the_remedy(error):
     def rows():
         yield {"audio": {"bytes": wav(0), "path": "a.wav"}}
-        raise ConnectionError("the server went away")
+        raise error("the server went away")
 
     pairs = StreamedPairs(IterableDataset.from_generator(rows), "v1", Recipe(NOISY), RATE, 16)
     with pytest.raises(OSError, match="broke in file 1 of 1, at row 1 .*went away.*run the same command again"):

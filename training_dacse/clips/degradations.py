@@ -31,6 +31,8 @@ KINDS: dict[str, tuple[type["Degradation"], str | None]] = {}  # name in a recip
 
 CONTAINERS = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}  # lossy format -> container, subtype
 LOW_PASS_ORDER = 4  # applied twice
+SPEECH_RMS = 0.05  # -26 dB: the level at which speech is usually compared (ITU-T P.830, section 7.2)
+SLOPE_SECONDS = 0.01  # over which something begins or ends suddenly
 CODEC_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz; the ones both formats know
 
 
@@ -44,14 +46,26 @@ def rms(waveform: np.ndarray) -> float:
 
 
 def add_at_ratio(waveform: np.ndarray, other: np.ndarray, ratio_db: float) -> np.ndarray:
-    """Adds `other`, scaled so that `waveform` stands `ratio_db` above it; where either is silent, nothing.
+    """Adds `other`, scaled so that `waveform` stands `ratio_db` above it, or speech would where there is a pause.
 
     >>> add_at_ratio(np.ones((1, 4)), np.full((1, 4), 5.0), 20.0).round(3).tolist()
     [[1.1, 1.1, 1.1, 1.1]]
+    >>> add_at_ratio(np.zeros((1, 4)), np.full((1, 4), 5.0), 20.0).round(3).tolist()
+    [[0.005, 0.005, 0.005, 0.005]]
     """
     level = rms(other)
-    gain = rms(waveform) / level * 10 ** (-ratio_db / 20) if level > 0 else 0.0
+    gain = (rms(waveform) or SPEECH_RMS) / level * 10 ** (-ratio_db / 20) if level > 0 else 0.0
     return waveform + np.float32(gain) * other
+
+
+def covered(num_samples: int, sampling_rate: int, start: float, stop: float) -> np.ndarray:
+    """1 from `start` to `stop` in seconds, and 0 elsewhere, with short slopes outside of that, (sample,).
+
+    >>> covered(6, 100, 0.02, 0.03).tolist()
+    [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    """
+    knots = np.array([start - SLOPE_SECONDS, start, stop, stop + SLOPE_SECONDS]) * sampling_rate
+    return np.interp(np.arange(num_samples), knots, [0.0, 1.0, 1.0, 0.0]).astype(np.float32)
 
 
 def checked_range(name: str, value, low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
@@ -68,6 +82,13 @@ def checked_choice(name: str, value, known: Container) -> tuple:
     if not isinstance(value, list | tuple) or not value or any(one not in known for one in value):
         raise ValueError(f"{name} is {value}; give a list of some of {known}")
     return tuple(value)
+
+
+def checked_probability(name: str, value) -> float:
+    """`value`; raises ValueError unless it is a probability."""
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; it is a probability within [0, 1]")
+    return value
 
 
 def span(low: float, high: float, at_least: float = -math.inf, at_most: float = math.inf) -> tuple[float, float]:
@@ -122,15 +143,24 @@ class WhiteNoise(Degradation):
 @kind("music", source="music")
 @dataclass(frozen=True)
 class BackgroundSound(Degradation):
-    """Noise, music or any other recording behind the speech, at a signal-to-noise ratio."""
+    """Noise, music or any other recording behind the speech, at a signal-to-noise ratio.
+
+    With the probability `sudden` it begins and ends somewhere in the clip, and has that ratio in between.
+    """
 
     source: Sound
     snr_db: tuple[float, float] = span(-5.0, 15.0)
+    sudden: float = field(default=0.0, metadata={"check": checked_probability, "limits": ()})
 
     def __call__(self, waveform, sampling_rate, rng):
         snr_db = rng.uniform(*self.snr_db)
         sound, name = self.source(waveform.shape[-1], sampling_rate, rng)
-        return add_at_ratio(waveform, sound, snr_db), {"snr_db": snr_db, "sound": name}
+        noisy, drawn = add_at_ratio(waveform, sound, snr_db), {"snr_db": snr_db, "sound": name}
+        if self.sudden and rng.random() < self.sudden:
+            start, stop = sorted(rng.uniform(0, waveform.shape[-1] / sampling_rate, 2).tolist())
+            noisy = waveform + covered(waveform.shape[-1], sampling_rate, start, stop) * (noisy - waveform)
+            drawn |= {"start_seconds": start, "stop_seconds": stop}
+        return noisy, drawn
 
 
 @kind("babble", source="speech")

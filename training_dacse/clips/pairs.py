@@ -9,10 +9,10 @@ import logging
 import math
 from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pyarrow
 from datasets import IterableDataset
+from huggingface_hub.utils import httpx
 
 from .degradations import fit_length
 from .digests import Digests

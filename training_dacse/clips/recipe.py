@@ -13,10 +13,9 @@ import numpy as np
 import yaml
 from numpy.random import Generator
 
-from .degradations import KINDS, Degradation, Parameters, checked_range
+from .degradations import KINDS, Degradation, Parameters, checked_probability, checked_range, covered
 
-PAUSE = (0.1, 0.75)  # of a clip
-PAUSE_FADE_SECONDS = 0.01
+PAUSE_SECONDS = (3.0, 15.0)  # of which a clip may hold a part, or nothing else
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ class Recipe:
 
     Args:
         description: the content of a recipe YAML: `clip_seconds: [shortest, longest]`, `level_db: [lowest, highest]`
-            (gain drawn for the clean clip, 0 dB when left out), `pause` (probability that a clean clip begins or ends
-            in silence, 0 when left out) and `tasks`, each with a `weight`, `steps` and perhaps `otherwise`. A step
+            (gain drawn for the clean clip, 0 dB when left out), `pause` (probability that some or all of a clean clip
+            is silence, 0 when left out) and `tasks`, each with a `weight`, `steps` and perhaps `otherwise`. A step
             names its `kind`, its `probability` (1 when left out) and any range of the degradation.
         sources: what the degradations draw from, by name (`noise`, `music`, `speech`, `room`, `small_room`).
 
@@ -77,9 +76,7 @@ class Recipe:
         self.description, self.sources = dict(description), sources or {}
         self.clip_seconds = checked_range("clip_seconds", description.get("clip_seconds", (1.0, 4.0)), low=0.01)
         self.level_db = checked_range("level_db", description.get("level_db", (0.0, 0.0)))
-        self.pause = float(description.get("pause", 0.0))
-        if not 0 <= self.pause <= 1:
-            raise ValueError(f"recipe: pause is {self.pause}; it is a probability within [0, 1]")
+        self.pause = checked_probability("pause", description.get("pause", 0.0))
         self.tasks = {name: read_task(name, task or {}, self.sources) for name, task in description["tasks"].items()}
         weights = np.array([task.weight for task in self.tasks.values()], dtype=np.float64)
         if not weights.size or weights.min() < 0 or weights.sum() == 0:
@@ -137,12 +134,10 @@ class Recipe:
 
 
 def with_pause(waveform: np.ndarray, sampling_rate: int, rng: Generator) -> np.ndarray:
-    """Silences the first or the last part of a waveform (channel, sample), so that speech is not all there is."""
-    samples = waveform.shape[-1]
-    silent = rng.uniform(*PAUSE) * samples
-    knots = [silent, silent + PAUSE_FADE_SECONDS * sampling_rate]
-    gain = np.interp(np.arange(samples), knots, [0.0, 1.0]).astype(np.float32)
-    return waveform * (gain if rng.random() < 0.5 else gain[::-1])
+    """A waveform (channel, sample) without what a pause that begins somewhere before its end covers of it."""
+    pause = rng.uniform(*PAUSE_SECONDS)
+    start = rng.uniform(-pause, waveform.shape[-1] / sampling_rate)
+    return waveform * (1 - covered(waveform.shape[-1], sampling_rate, start, start + pause))
 
 
 def lowest_snr(parameters: Parameters) -> float:

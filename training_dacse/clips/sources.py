@@ -192,8 +192,11 @@ def find_clips(source: str | Path, where: str | None = None) -> Clips:
 
 
 def is_folder_of_files(path: Path) -> bool:
-    """Whether a path is a folder of recordings, and not of a data set."""
-    return path.is_dir() and not is_saved_dataset(path) and not any(path.rglob("*.parquet"))
+    """Whether a path is a folder of recordings, and not of a data set (whose recordings are in Parquet files)."""
+    if not path.is_dir() or is_saved_dataset(path):
+        return False
+    kinds = {file.suffix.lower() for file in path.rglob("*")}
+    return bool(kinds & AUDIO_SUFFIXES) or ".parquet" not in kinds
 
 
 def is_saved_dataset(path: Path) -> bool:

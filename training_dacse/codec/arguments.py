@@ -22,6 +22,7 @@ class CodecTrainingArguments:
     warmup_steps: int = 500
     mel_weight: float = 15.0  # DAC, arXiv 2306.06546, section 3.5, as the commitment and the adversarial ones
     spectrum_weight: float = 45.0  # of complex spectrograms: what keeps phases
+    long_term_weight: float = 15.0  # of long-term average spectra: what keeps tones down
     commitment_weight: float = 0.25
     adversarial_weight: float = 1.0
     feature_weight: float = 2.0  # of the distance of discriminator features

@@ -15,12 +15,14 @@ PHASE_WINDOW = 256  # samples; shorter windows tell no phase of a voice
 
 
 class SpectralDistances(nn.Module):
-    """Two distances over the spectrograms of several window lengths, hop a quarter of the window.
+    """Three distances over the spectrograms of several window lengths, hop a quarter of the window.
 
     *mel*: L1 distance of log-mel magnitudes (DAC, arXiv 2306.06546, section 3.5). *spectrum*: L1 distance of complex
     spectrograms whose magnitudes are compressed, which holds phases to those of the target; the power gives quiet
     parts about the weight that they have for the ear (arXiv 2008.08927). Only phases below `highest` count: above, the
-    ear follows envelopes.
+    ear follows envelopes. *long_term*: L1 distance of the long-term average spectra of a batch, the means over all
+    frames of log magnitudes in every bin of the longest window. What goes wrong at random evens out there, and tones
+    at multiples of the rate of a decoder's layer, which mel bands are too wide for, stand out.
 
     Args:
         sampling_rate: in Hz.
@@ -61,20 +63,22 @@ class SpectralDistances(nn.Module):
         kept = self.bins[length]
         return parts[:, :, :kept] * (power[:, :, :kept] ** ((self.power - 1) / 2))[..., None]
 
-    def at(self, length: int, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """What is compared at one window length: log-mel magnitudes, compressed parts."""
+    def at(self, length: int, waveform: Tensor) -> dict[str, Tensor]:
+        """What each distance compares at one window length; at some lengths not all do."""
         parts, power = self.spectrogram(waveform, length)
-        return self.log_mel(power, length), self.compressed(parts, power, length)
+        seen = {"mel": self.log_mel(power, length)}
+        if length >= PHASE_WINDOW:
+            seen["spectrum"] = self.compressed(parts, power, length)
+        if length == max(self.window_lengths):
+            seen["long_term"] = power.log10().mean((0, 1)) / 2
+        return seen
 
     def forward(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Mean over window lengths of both distances; waveforms (batch, sample)."""
-        mel, spectrum = [], []
+        """The distances, means over window lengths; waveforms (batch, sample)."""
+        found = {"mel": [], "spectrum": [], "long_term": []}
         for length in self.window_lengths:
             with torch.no_grad():
                 expected = self.at(length, target)
-            distances = [
-                nn.functional.l1_loss(*pair) for pair in zip(self.at(length, estimate), expected, strict=True)
-            ]
-            mel.append(distances[0])
-            spectrum += [distances[1]] if length >= PHASE_WINDOW else []
-        return {"mel": torch.stack(mel).mean(), "spectrum": torch.stack(spectrum).mean()}
+            for name, seen in self.at(length, estimate).items():
+                found[name].append(nn.functional.l1_loss(seen, expected[name]))
+        return {name: torch.stack(distances).mean() for name, distances in found.items()}

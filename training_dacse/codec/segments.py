@@ -38,7 +38,7 @@ class CodecSegments:
         device: str | torch.device = "cpu",
         noise_probability: float = 0.3,
         snr_db: tuple[float, float] = (-5.0, 20.0),
-        level_db: tuple[float, float] = (-10.0, 4.0),
+        level_db: tuple[float, float] = (-20.0, 4.0),
     ):
         self.speech, self.noise = (joined(clips, sampling_rate).to(device) for clips in (speech, noise))
         self.noise_probability, self.snr_db, self.level_db = noise_probability, snr_db, level_db

@@ -135,7 +135,7 @@ class CodecTrainer:
         args = self.args
         estimate, codes, projected, losses = self._reconstruct(batch)
         loss = args.mel_weight * losses["mel"] + args.spectrum_weight * losses["spectrum"]
-        loss = loss + args.commitment_weight * losses["commitment"]
+        loss = loss + args.long_term_weight * losses["long_term"] + args.commitment_weight * losses["commitment"]
         if self.discriminators and self.progress >= args.adversarial_from:
             losses |= self._judge(estimate, batch)
             loss = loss + args.adversarial_weight * losses["adversarial"] + args.feature_weight * losses["features"]

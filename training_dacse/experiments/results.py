@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
+from tabulate import tabulate
 
 LEVEL = 0.95
 
@@ -75,15 +76,13 @@ class Results:
         found = {arm: figures for arm, figures in self.read().items() if arm in arms}
         shown, nothing = [arm for arm in arms if arm in found], [math.nan]
         rows = {arm: {name: interval(found[arm].get(name, nothing)) for name in self.best} for arm in shown}
-        seeds = max(len(values) for figures in found.values() for values in figures.values())
+        seeds = {arm: max(len(values) for values in found[arm].values()) for arm in shown}
         signs = {"high": " ↑", "low": " ↓", "none": ""}
         columns = [f"{name}{signs[best]}" for name, best in self.best.items()]
-        lines = [f"# {self.title}", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        lines += [f"| {arm} | {' | '.join(cell(*row[name]) for name in self.best)} |" for arm, row in rows.items()]
-        spread = (
-            f"Means of {seeds} seeds, ± {LEVEL:.0%} intervals of Student's t over them." if seeds > 1 else "One seed."
-        )
-        lines += ["", spread, *remarks]
+        cells = [[arm, seeds[arm], *(cell(*row[name]) for name in self.best)] for arm, row in rows.items()]
+        table = tabulate(cells, ["arm", "seeds", *columns], tablefmt="github", disable_numparse=True)
+        spread = f"Means over the seeds, ± {LEVEL:.0%} intervals of Student's t where there are several."
+        lines = [f"# {self.title}", "", table, "", spread, *remarks]
         (self.folder / "results.md").write_text("\n".join(lines) + "\n")
         self.draw(rows).savefig(self.folder / "results.png", dpi=110)
 

@@ -149,6 +149,41 @@ class AdapterArguments:
     adapted_tasks: list[str] | None = field(default=None, metadata={"help": "tasks it is trained on; else all"})
 
 
+@dataclass
+class Stage3Arguments:
+    """What is rewarded, and how a model learns from it."""
+
+    rewards: dict | str = field(
+        default_factory=lambda: {"dnsmos_ovrl": 1.0, "estoi": 1.0},
+        metadata={"help": "weight of each score that counts; what is better when lower is negated before"},
+    )
+    metrics: list[str] = field(
+        default_factory=lambda: ["dnsmos", "stoi", "pesq", "mel_distance"],
+        metadata={"help": "that score held-out clips, NAME or NAME:MODEL; those of the rewards score answers too"},
+    )
+    loss: str = field(default="gspo", metadata={"help": "what is minimised", "choices": ["gspo", "grpo", "dpo"]})
+    answers: int = field(default=8, metadata={"help": "drawn to each prompt"})
+    updates: int = field(default=2, metadata={"help": "steps on the same answers"})
+    clip: float | None = field(default=None, metadata={"help": "of importance ratios; that of the loss's paper"})
+    kl: float = field(default=0.02, metadata={"help": "weight of the distance from the start; DPO's beta"})
+    heard_clips: int = field(default=32, metadata={"help": "held-out clips that are enhanced and scored"})
+    patience: int = field(
+        default=0,
+        metadata={"help": "evaluations without a better metric_for_best_model after which it stops; 0: none"},
+    )
+    processes: int = field(default=2, metadata={"help": "that score; 0: this one"})
+    full: bool = field(default=False, metadata={"help": "train all weights, and no adapter"})
+
+    def __post_init__(self):
+        if isinstance(self.rewards, str):
+            self.rewards = json.loads(self.rewards)
+        if not self.rewards:
+            raise ValueError("rewards is empty; give the weight of a score, as {dnsmos_ovrl: 1.0}")
+        for name, least in (("answers", 2), ("updates", 1), ("heard_clips", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least {least}")
+
+
 class RunParser(HfArgumentParser):
     """The library's parser with `--config FILE.yaml`: nested settings as they stand there; the command line wins.
 

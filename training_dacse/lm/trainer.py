@@ -156,7 +156,7 @@ class DacSeTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.stream.advance()
+        self.batch_is_done()
         self.speed_meter.add(lengths_of(inputs))
         if not self.strategy.weighting.is_trivial and self.accelerator.sync_gradients:
             loss_sum, tokens, norm_sum = self.accelerator.reduce(self.step_sums, "sum").cpu()
@@ -164,6 +164,10 @@ class DacSeTrainer(Trainer):
             self.strategy.weighting.update(loss_sum / count, tokens > 0, norm_sum / count)
             self.step_sums.zero_()
         return loss
+
+    def batch_is_done(self) -> None:
+        """A batch has been trained on."""
+        self.stream.advance()
 
     @torch.no_grad()
     def measure(self, meter: TaskMeter, losses: TokenLosses) -> None:

@@ -7,15 +7,18 @@ streams that are mapped into memory and that `datasets` reads (`Dataset.from_fil
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pyarrow
 import torch
 from datasets import Features, List, Value
 from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import httpx
 from torch.utils.data import Dataset
 
 DESCRIPTION = "cache.json"
@@ -114,6 +117,27 @@ def flat(description: dict) -> dict:
     return {name: value for name, value in description.items() if name not in nested} | inner
 
 
+@contextmanager
+def streaming(source: str, name: str) -> Iterator[None]:
+    """Names what could not be had from the Hub, and the remedy.
+
+    Raises:
+        FileNotFoundError: the Hub has no such data set.
+        OSError: it cannot be reached, or has no such file.
+    """
+    try:
+        yield
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source}: no such folder, nor a data set on the Hub that you may read; make tokens with `dacse tokenize`"
+        ) from error
+    except (OSError, httpx.HTTPError) as error:
+        raise OSError(
+            f"the stream of tokens from {source} broke at {name} ({error}); the run goes on from its last checkpoint "
+            "when it is started again"
+        ) from error
+
+
 class Shards(Dataset):
     """The shards of a folder, or of a data set on the Hub, each fetched when it is first read.
 
@@ -133,7 +157,8 @@ class Shards(Dataset):
         self.is_local = Path(source).is_dir()
         if not self.is_local and (self.folder.is_absolute() or self.source.startswith(".") or "/" not in self.source):
             raise FileNotFoundError(f"{source}: no such folder; make tokens with `dacse tokenize CORPUS -o {source}`")
-        self.revision = None if self.is_local else HfApi().dataset_info(self.source).sha
+        with streaming(self.source, "its revision"):
+            self.revision = None if self.is_local else HfApi().dataset_info(self.source).sha
         if DESCRIPTION not in self.files():
             raise FileNotFoundError(f"{self}: no tokens (no {DESCRIPTION}); make them with `dacse tokenize`")
 
@@ -162,7 +187,8 @@ class Shards(Dataset):
         """Names of the files."""
         if self.is_local:
             return sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
-        names = HfApi().list_repo_files(self.source, repo_type="dataset", revision=self.revision)
+        with streaming(self.source, "the list of its files"):
+            names = HfApi().list_repo_files(self.source, repo_type="dataset", revision=self.revision)
         prefix = f"{self.part}/" if self.part else ""
         return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
@@ -179,14 +205,9 @@ class Shards(Dataset):
         """
         if self.is_local:
             return str(self.folder / name)
-        try:
-            inside = f"{self.part}/{name}" if self.part else name
+        inside = f"{self.part}/{name}" if self.part else name
+        with streaming(self.source, name):
             return HfApi().hf_hub_download(self.source, inside, repo_type="dataset", revision=self.revision)
-        except (OSError, httpx.HTTPError) as error:
-            raise OSError(
-                f"the stream of tokens from {self.source} broke at {name} ({error}); the run goes on from its last "
-                "checkpoint when it is started again"
-            ) from error
 
     def table(self, number: int) -> pyarrow.Table:
         """One shard, mapped into memory.
