@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from command_dacse.terminal import say
+from command_dacse.terminal import one_line, say
 
 CHUNKS_A_WORKER = 16  # so that the last chunk is not long waited for
 MOST_ITEMS = 64  # of a chunk: what is done again at most; short recordings still fill a batch
@@ -124,8 +124,11 @@ def _connected(address: str) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(_Losses()):
         own = {"include_dashboard": False} if address == "local" else {}
-        with _no_standard_error():  # where it tells of the level above
-            ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
+        try:
+            with _no_standard_error():  # where it tells of the level above
+                ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
+        except Exception as error:  # of many kinds, bare ones among them
+            raise OSError(f"no cluster of Ray at {address!r} ({one_line(error)}); is it running?") from error
         ray.data.DataContext.get_current().enable_progress_bars = False
         try:
             yield

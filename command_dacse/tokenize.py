@@ -2,13 +2,20 @@
 
 import json
 import logging
+import os
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from command_dacse import default_model
-from command_dacse.terminal import one_line
+from command_dacse.options import check_shared, parse_shard
+from command_dacse.terminal import one_line, progress_bar
+
+if TYPE_CHECKING:
+    from training_dacse.tokens.writer import ShardWriter
 
 HELP = {
     "corpus": "Clean speech (folder, manifest, data set on the Hub); without --recipe a folder of noisy/clean pairs.",
@@ -29,6 +36,7 @@ HELP = {
     "seed": "Of clips, tasks and degradations.",
     "skip_broken": "Count recordings that are no audio, or silent, and go on without them.",
     "shard": "Make only this machine's part, such as 1/4.",
+    "ray": "Share it out on Ray (local, auto, or the address of a cluster), whose nodes all see OUTPUT.",
     "processes": "That degrade and encode here.",
     "device": "Where they encode, such as cuda.",
     "shard_size": "Clips of a shard.",
@@ -62,6 +70,7 @@ def tokenize(
     seed: Annotated[int, option("seed")] = 0,
     skip_broken: Annotated[bool, option("skip_broken")] = False,
     shard: Annotated[str, option("shard")] = "1/1",
+    ray: Annotated[str | None, option("ray")] = None,
     processes: Annotated[int, option("processes")] = 1,
     device: Annotated[str, option("device")] = "cpu",
     shard_size: Annotated[int, option("shard_size")] = 256,
@@ -82,14 +91,19 @@ def tokenize(
 
     - `dacse tokenize CORPUS --recipe R.yaml -o tokens --shard 2/8 --processes 16` on the second of eight machines
 
+    - `dacse tokenize CORPUS --recipe R.yaml -o tokens --ray auto --device cuda` on a cluster
+
     - `hf upload my-org/tokens tokens --repo-type dataset` to train on them anywhere
     """
-    from training_dacse.tokens.tokenize import TokenizeArguments, parse_shard
+    from training_dacse.tokens.tokenize import TokenizeArguments
     from training_dacse.tokens.tokenize import tokenize as make_tokens
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("training_dacse").setLevel(logging.INFO)
     try:
+        check_shared(ray, device, has_standard=False)
+        if ray is not None and (processes > 1 or follow):
+            raise ValueError("--processes and --follow are this machine's; leave them out, or --ray")
         arguments = TokenizeArguments(
             corpus=corpus,
             output=str(output),
@@ -115,7 +129,7 @@ def tokenize(
             follow=follow,
             ahead=ahead,
         )
-        counts = make_tokens(arguments)
+        counts = make_tokens(arguments, ray and partial(_write_on_ray, ray, device))
     except (OSError, ValueError) as error:
         typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(1) from error
@@ -126,3 +140,39 @@ def tokenize(
             typer.echo(
                 f"{output / part}: {count['clips']} clips in {count['shards']} shards, {count['tokens']:,} tokens"
             )
+
+
+@dataclass
+class ShardWork:
+    """Makes chunks of shards in one process of many; those that are there, of a worker that died, stay as they are."""
+
+    writers: "dict[str, ShardWriter]"
+    folder: str = field(default_factory=os.getcwd)  # of the command, where relative names begin
+
+    def __call__(self, shards: list[tuple[str, int]]) -> None:
+        """Makes shards, of a part and a number each."""
+        os.chdir(self.folder)
+        for part, number in shards:
+            if not self.writers[part].is_there(number):
+                self.writers[part].write(number)
+
+
+def _write_on_ray(
+    address: str, device: str, writers: "dict[str, ShardWriter]", shards: list[tuple[str, int]], processes: int
+) -> None:
+    """Has a cluster make shards.
+
+    Raises:
+        OSError: There is no such cluster, or no worker survives one of the shards.
+    """
+    from command_dacse.cluster import WorkerDied, run_on_ray
+
+    if not shards:
+        return
+    with progress_bar() as progress:
+        bar = progress.add_task("shards", total=len(shards))
+        for chunk, answer in run_on_ray(address, ShardWork(writers), shards, use_gpus=device != "cpu"):
+            progress.advance(bar, len(chunk))
+            if isinstance(answer, WorkerDied):
+                part, number = chunk[0]
+                raise OSError(f"shard {number} of {part} cannot be made: {answer}")

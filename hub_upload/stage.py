@@ -3,6 +3,7 @@
 Knows no Hub beyond loading from it.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipeline_dacse import AudioEnhancementPipeline
 from pipeline_dacse.layout_dacse import TOKEN_LAYOUT
 from processing_dacse import DacSeProcessor
 
+from . import doors
 from .adapter import CONFIG_NAME, copy_adapter, copy_prior
 from .card import model_card
 from .evaluation import stage_evaluations
@@ -23,6 +25,7 @@ from .facts import Facts, Sample
 from .places import check_place
 
 SHARD_SIZE = "5GB"
+ENDPOINT = ("handler.py", "requirements.txt")  # what an Inference Endpoint looks for
 
 
 def open_checkpoint(
@@ -120,6 +123,8 @@ def stage_model(
     facts = replace(facts, samples=[sample.staged for sample in facts.samples])
     facts = stage_evaluations(origin, folder, facts)
     facts.write(folder)
+    for file in ENDPOINT:
+        shutil.copy(Path(doors.__file__).parent / file, folder)
     card = model_card(name, enhance.model, enhance.processor, facts, folder, files_at)
     (folder / "README.md").write_text(card)
 

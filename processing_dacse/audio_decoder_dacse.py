@@ -124,10 +124,11 @@ class TrackDecoder:
         self.decoder = self.stream.codec_context
         if part.kind == "rifx":  # of which FFmpeg takes the samples, unlike the header, for little-endian ones
             self.decoder = av.CodecContext.create(re.sub("le$", "be", self.decoder.name), "r")
-            self.decoder.sample_rate, self.decoder.layout = self.stream.rate, self.stream.layout
+            self.decoder.sample_rate = self.stream.rate
         if self.decoder.name == "flac":  # else what its checksums find is decoded all the same
             self.decoder.options = {"err_detect": "crccheck+explode"}
         self.coding = self.decoder.name
+        self._forget_order_of_channels()
         self.is_trimmed_here = self.coding == "vorbis" and self.kind == "ogg"
         self.tags = {key.lower(): value for key, value in (self.container.metadata | self.stream.metadata).items()}
         self.format: AudioFormat | None = None  # of its first frame: a header may know half of it
@@ -138,6 +139,16 @@ class TrackDecoder:
         self.is_broken = False  # what came last could not be decoded
         self.lost: list[tuple[int, int]] = []  # sample and length of what is missing
         self.count = 0  # samples so far, with silence for what is missing
+
+    def _forget_order_of_channels(self) -> None:
+        """Has the decoder know how many channels there are, and not which is which.
+
+        Of channels in an order of their own ("right, left") PyAV frees the list once for each object that shows it,
+        which ends the process.
+        """
+        shown = self.stream.codec_context.layout  # frees the list when it goes, which nothing else then knows
+        if shown.nb_channels:
+            self.stream.codec_context.layout = self.decoder.layout = f"{shown.nb_channels} channels"
 
     @property
     def estimated_seconds(self) -> float | None:

@@ -2,7 +2,9 @@
 
 import fractions
 import io
+import struct
 from dataclasses import dataclass
+from functools import partial
 
 import av
 import numpy as np
@@ -102,6 +104,16 @@ def encode(waveform: np.ndarray, kind: str, rate: int | None = None) -> bytes:
         stream = add_track(container, form.coding, rate, len(waveform))
         fill_track(container, stream, waveform)
     return file.getvalue()
+
+
+def caf(samples: np.ndarray, order: tuple[int, ...], rate: int = 44100) -> bytes:
+    """A CAF of int16 samples (channel, sample) that says which channel is which: 1 left, 2 right, 3 centre, ..."""
+    count, number = len(samples), partial(int.to_bytes, length=4, byteorder="big")
+    description = struct.pack(">d4s5I", rate, b"lpcm", 2, 2 * count, 1, count, 16)  # 2: little-endian integers
+    layout = bytes(8) + number(count) + b"".join(number(label) + bytes(16) for label in order)
+    audio = bytes(4) + samples.T.astype("<i2").tobytes()
+    chunks = {b"desc": description, b"chan": layout, b"data": audio}
+    return b"caff\0\1\0\0" + b"".join(name + struct.pack(">q", len(body)) + body for name, body in chunks.items())
 
 
 def add_track(container: av.container.OutputContainer, coding: str, rate: int, channels: int = 1) -> av.AudioStream:

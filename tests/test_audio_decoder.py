@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from processing_dacse.audio_arrays_dacse import AudioWarning
 from processing_dacse.audio_dacse import load_audio, stream_audio
 from processing_dacse.audio_decoder_dacse import FORMATS, FileDecoder
-from tests.sounds import KINDS, add_track, encode, fill_track, speech, video
+from tests.sounds import KINDS, add_track, caf, encode, fill_track, speech, video
 
 
 def read(content: bytes) -> np.ndarray:
@@ -118,6 +118,12 @@ def test_so_do_those_of_coded_formats(coding, container):
         output.mux([packet for part in (frame, None) for packet in stream.encode(part)])
     heard = read(file.getvalue()).std(axis=1)
     assert (np.abs(heard / recorded.std(axis=1) - 1) < 0.2).all()
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1), (3, 1, 2, 4, 6, 5), (33, 34), (1, 1)])
+def test_channels_that_stand_in_an_order_of_their_own_are_read_in_it(order):
+    samples = np.arange(len(order))[:, None] * 1000 + np.arange(500)
+    np.testing.assert_array_equal(read(caf(samples, order)) * 2**15, samples)
 
 
 def test_the_first_sound_of_a_video_is_read():

@@ -168,6 +168,32 @@ def test_a_shard_that_is_none_is_refused(text):
         parse_shard(text)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "-o", "out.wav"], "standard input and output are this process's; with --ray give files"),
+        (["in.wav", "-o", "out.wav", "--device", "cuda:1"], "every worker has one of its own: give cuda"),
+    ],
+)
+def test_what_a_cluster_cannot_share_is_refused(run, arguments, message):
+    result = run(*arguments, "--ray", "local")
+    assert result.exit_code == 2 and message in result.stderr
+
+
+def test_without_ray_the_command_says_what_brings_it(run, monkeypatch):
+    monkeypatch.setattr("command_dacse.cluster.find_spec", lambda name: None)
+    soundfile.write("in.wav", SPEECH, RATE)
+    result = run("in.wav", "-o", "out.wav", "--ray", "local")
+    assert result.exit_code == 1 and result.stderr.startswith("error: --ray needs Ray; pip install 'dacse[ray]'")
+
+
+def test_tokens_are_shared_out_by_one_of_cluster_and_processes():
+    for options in (["--processes", "2"], ["--follow"]):
+        command = ["tokenize", "corpus", "-o", "out", "--recipe", "r.yaml", "--ray", "local", *options]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1 and "--processes and --follow are this machine's" in result.stderr
+
+
 def test_the_report_has_a_row_for_each_input(run):
     os.mkdir("in")
     soundfile.write("in/good.wav", SPEECH, RATE)

@@ -40,6 +40,8 @@ CODE = {
 }
 FILES = {
     "README.md",
+    "handler.py",
+    "requirements.txt",
     "config.json",
     "generation_config.json",
     "processor_config.json",

@@ -64,4 +64,6 @@ def command_line() -> str:
 
     command = typer.main.get_command(app)
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="dacse").split("\n", 1)[1]
+    for part in command.commands.values():
+        text = text.replace(part.get_short_help_str(), part.get_short_help_str(limit=1000))  # 45 letters are too few
     return text.replace("][", "]\\[")  # which would be a link

@@ -51,12 +51,12 @@ def main():
             label = f"{name}, rate {rate:g}"
             if not tuned.has(label, 0):
                 own = Arm(arm.settings | {"learning_rate": rate})
-                tuned.add(label, 0, train_arm(own, data, args, 0, folder / "runs" / label)[1])
+                tuned.add(label, 0, train_arm(own, data, args, 0, folder / "runs" / f"{label}-0")[1])
             tried[rate] = json.loads(tuned.path(label, 0).read_text())["figures"]["loss"]
-        own = Arm(arm.settings | {"learning_rate": best_rate(tried)})
+        own, label = Arm(arm.settings | {"learning_rate": best_rate(tried)}), f"{name}, rate {best_rate(tried):g}"
         for seed in range(experiment.seeds):
             if not results.has(name, seed):
-                model, losses = train_arm(own, data, args, seed, folder / "runs" / f"{name}-{seed}")
+                model, losses = train_arm(own, data, args, seed, folder / "runs" / f"{label}-{seed}")
                 facts = {"parameters": model.num_parameters(), "rate": best_rate(tried)}
                 results.add(name, seed, facts | losses | listener.score(generate_with(model, listener.processor)))
     tuned.write([f"{name}, rate {factor * args.learning_rate:g}" for name in names.values() for factor in scale.rates])

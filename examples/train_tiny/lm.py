@@ -23,7 +23,7 @@ from training_dacse.lm.runs import last_checkpoint, make_data, make_model, make_
 from training_dacse.tokens.tokenize import TokenizeArguments, tokenize
 
 NAME = "dacse/tiny"  # what users load the model by
-MAX_BYTES = 60e6  # of the package: it travels with every installation
+MAX_BYTES = 40e6  # of the package: it travels with every installation
 
 
 def build_tokens(run: Run) -> None:

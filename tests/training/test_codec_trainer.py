@@ -117,6 +117,16 @@ def test_a_run_that_ended_goes_on_from_before_its_learning_rate_fell(tmp_path):
     assert_same_state(whole, prolonged)
 
 
+def test_a_run_may_end_sooner_than_was_planned(tmp_path):
+    given = {"decay": 0.1, "restart_every": 2, "restart_until": 1.0}
+    whole = CodecTrainer(CONFIG, arguments(tmp_path / "whole", max_steps=10, **given))
+    whole.train(tones)
+    run_in_pieces(tmp_path / "parts", CONFIG, given | {"max_steps": 1000}, (9,))
+    ended = CodecTrainer(CONFIG, arguments(tmp_path / "parts", max_steps=10, **given))
+    ended.train(tones)
+    assert_same_state(whole, ended)
+
+
 def test_a_run_may_start_from_a_trained_codec(tmp_path):
     given = {"max_steps": 3}
     first = CodecTrainer(CONFIG, arguments(tmp_path / "first", **given)).train(tones)

@@ -111,7 +111,8 @@ def test_the_trainer_learns_and_holds_out_all_tokens(codec, tmp_path, spoiled_fr
     trainer = make_subsampling_trainer(tmp_path, model, max_steps=40, spoiled_frames=spoiled_frames)
     held_out = trainer.evaluate()["eval_loss"]
     trainer.train()
-    assert logged_losses(trainer)[-1] < 0.6 * logged_losses(trainer)[0]
+    losses = logged_losses(trainer)
+    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
     assert trainer.evaluate()["eval_loss"] < 0.6 * held_out
     trainer.objective.check(model, {"input_ids": sequences(model, 1)})  # what was trained is what the whole model does
 

@@ -4,13 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import dacse  # noqa: F401
+from command_dacse import cli
 from hub_upload.facts import Facts
 from tests.tiny_corpus import write_corpus
 from tests.training.tiny_recipe import load, run_here
@@ -161,6 +164,35 @@ def test_a_slice_that_ends_early_says_so(place):
     assert status == 75 and "goes on" in output
 
 
+def test_a_run_travels_in_pieces(tmp_path, monkeypatch):
+    borrowed = load("borrowed")
+    run, files = tmp_path / "run", {"codec/checkpoint.pt": bytes(range(256)) * 200, "finished.json": b"{}"}
+    for name, content in {**files, "corpus/speech.wav": b"stays", "codec/constant.tmp": b"half"}.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(content)
+    borrowed.pack(run, tmp_path / "pieces", piece_bytes=10_000)
+    pieces = sorted((tmp_path / "pieces").iterdir())
+    assert len(pieces) > 5 and max(piece.stat().st_size for piece in pieces) <= 10_000
+
+    def train(command):
+        assert command[2:] == ["--output", tmp_path / "lent", "--slice-seconds", "60.0", "--settings", "gpu"]
+        assert {name: (tmp_path / "lent" / name).read_bytes() for name in files} == files
+        (tmp_path / "lent/finished.json").write_bytes(b"more")
+        return subprocess.CompletedProcess(command, 75)
+
+    monkeypatch.setattr(borrowed.subprocess, "run", train)
+    given = tmp_path / "lent", tmp_path / "pieces", tmp_path / "back", 60.0, ["--settings", "gpu"]
+    assert borrowed.run_slice(*given) == 75
+    borrowed.unpack(tmp_path / "back", run)
+    assert (run / "finished.json").read_bytes() == b"more" and (run / "corpus").exists()
+    assert sorted(path.name for path in (tmp_path / "lent").iterdir()) == ["codec", "finished.json"]
+    with pytest.raises(FileExistsError, match="is not empty"):
+        borrowed.pack(run, tmp_path / "back")
+    pieces[2].unlink()
+    with pytest.raises(FileNotFoundError, match="run-003-of-.* is missing"):
+        borrowed.unpack(tmp_path / "pieces", run)
+
+
 def test_the_corpus_is_decoded_whole(trained):
     rows = (trained / "corpus/MANIFEST.tsv").read_text().splitlines()
     assert len(rows) == 1 + 16 and all(".wav\t" in row for row in rows[1:])
@@ -186,8 +218,23 @@ def test_stages_are_gone_through_from_the_first_that_has_changed(place, monkeypa
     with pytest.raises(settings.argparse.ArgumentTypeError, match="give codec="):
         settings.budget("card=3")
     assert run.with_budget("codec", 7.0).settings["codec"]["training"]["max_seconds"] == 7
-    with pytest.raises(ValueError, match="decoder=9: these settings have no decoder.yaml"):
-        run.with_budget("decoder", 9.0)
+    with pytest.raises(ValueError, match="stage2=9: these settings have no stage2.yaml"):
+        run.with_budget("stage2", 9.0)
+
+
+def test_new_clips_are_made_as_the_first_ones(place, monkeypatch):
+    lm, settings, commands, given = load("lm"), load("settings"), [], []
+    run = settings.Run(place / "corpus", place / "run", settings.read_settings(place / "settings"))
+    run = run.with_settings("tokens", ahead=1, where="snr_db >= 30")
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.subprocess, "Popen", lambda command, **kwargs: commands.append(command) or MagicMock())
+        with lm.new_tokens(run):
+            pass
+    command = list(map(str, commands[0]))
+    monkeypatch.setattr("training_dacse.tokens.tokenize.tokenize", lambda arguments: given.append(arguments) or {})
+    done = CliRunner().invoke(cli.app, command[command.index("tokenize") :])
+    assert done.exit_code == 0, done.output
+    assert given == [TokenizeArguments(**run.token_settings(), follow=True)]
 
 
 def test_a_sweep_compares_codec_and_language_model_of_each_grid(place, monkeypatch):
@@ -255,6 +302,14 @@ def test_goals_are_shown_on_a_card(tmp_path):
     shown = TEMPLATES.get_template("facts.md").render(facts=facts, evaluations=[])
     assert "| codec: STOI | ≥ 0.9 | 0.7 | **missed** |" in shown
     assert "Goals" not in TEMPLATES.get_template("facts.md").render(facts=Facts(), evaluations=[])
+
+
+def test_a_gpu_goes_on_with_a_run_of_a_cpu():
+    cpu, gpu = map(load("settings").read_settings, ("cpu", "gpu"))
+    assert cpu["codec"]["codec"] == gpu["codec"]["codec"]
+    for name in ("model", "model_overrides", "start_as_quantizer"):
+        assert cpu["stage1"][name] == gpu["stage1"][name]
+    assert cpu["tokens"]["recipe"] == gpu["tokens"]["recipe"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -7,7 +7,7 @@ after the other; whatever was made is left as it is.
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -97,22 +97,12 @@ class TokenizeArguments:
             raise ValueError("pairs of recordings are neither streamed nor followed; give a recipe for clean speech")
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """
-    >>> parse_shard("2/8")
-    (2, 8)
-
-    Raises:
-        ValueError: it is no such part.
-    """
-    number, _, machines = text.partition("/")
-    if not (number.isdigit() and machines.isdigit()):
-        raise ValueError(f"shard is {text!r}; the first of four machines is 1/4")
-    return int(number), int(machines)
-
-
-def tokenize(arguments: TokenizeArguments) -> dict[str, dict[str, int]]:
+def tokenize(arguments: TokenizeArguments, write: Callable | None = None) -> dict[str, dict[str, int]]:
     """Makes this machine's shards of both parts.
+
+    Args:
+        arguments: what from, and where to.
+        write: called as `write_shards` is, to have a cluster make the shards.
 
     Returns:
         `shards`, `clips` and `tokens` that are in each part's folder now, noisy and clean ones.
@@ -130,7 +120,7 @@ def tokenize(arguments: TokenizeArguments) -> dict[str, dict[str, int]]:
     for writer in writers.values():
         writer.claim(digests)
     shards = shards_to_make(arguments, writers)
-    write_shards(writers, shards if arguments.follow else list(shards), arguments.processes)
+    (write or write_shards)(writers, shards if arguments.follow else list(shards), arguments.processes)
     return {part: count_tokens(output, part) for part in PARTS}
 
 
