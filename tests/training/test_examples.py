@@ -29,10 +29,12 @@ from training_dacse.lm.arguments import (
     DacSeTrainingArguments,
     DataArguments,
     Stage2Arguments,
+    Stage3Arguments,
     parse_arguments,
 )
 from training_dacse.lm.forgetting import ForgettingMatrix
 from training_dacse.lm.objective import Objective
+from training_dacse.lm.rewards.trainer import check_settings
 from training_dacse.lm.runs import make_model
 from training_dacse.lm.stages import make_anchor, present_tasks
 from training_dacse.tokens.cache import TokenCache
@@ -235,11 +237,11 @@ def test_two_processes_train_as_one(place, launch_config):
 
 
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(place, monkeypatch):
-    saving = ["--save_strategy", "steps", "--save_steps", "3", "--max_steps", "60", "--batching", "packed"]
+    saving = ["--save_strategy", "steps", "--save_steps", "6", "--max_steps", "60", "--batching", "packed"]
     argv = command(place, "train_stage1.py", "killed", *NEW, *saving)
     process = launch([sys.executable, *argv])
     deadline = time.monotonic() + 300
-    while not (place / "killed" / "checkpoint-3" / "trainer_state.json").exists():
+    while not (place / "killed" / "checkpoint-6" / "trainer_state.json").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -255,13 +257,16 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(place, monkeypat
 
 def test_every_shipped_configuration_is_read_by_its_script():
     types = {"stage1": [], "stage2": [Stage2Arguments], "adapter": [AdapterArguments]}
+    types |= {"stage3": [AdapterArguments, Stage3Arguments]}
     paths = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem.split("_")[0] in types]
-    assert len(paths) >= 5
+    assert len(paths) >= 7
     for path in paths:
         more = types[path.stem.split("_")[0]]
         argv = [f"--config={path}", "--tokens", "somewhere"]
-        _, *_, args = parse_arguments(DataArguments, *more, DacSeTrainingArguments, argv=argv)
+        _, *more_args, args = parse_arguments(DataArguments, *more, DacSeTrainingArguments, argv=argv)
         assert args.max_steps > 0 or args.num_train_epochs == 1
+        if path.stem.startswith("stage3"):
+            check_settings(args, *more_args[1:])
         assert path.read_text().startswith("# ")
 
 
