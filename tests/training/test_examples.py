@@ -237,11 +237,11 @@ def test_two_processes_train_as_one(place, launch_config):
 
 
 def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(place, monkeypatch):
-    saving = ["--save_strategy", "steps", "--save_steps", "3", "--max_steps", "60", "--batching", "packed"]
+    saving = ["--save_strategy", "steps", "--save_steps", "6", "--max_steps", "60", "--batching", "packed"]
     argv = command(place, "train_stage1.py", "killed", *NEW, *saving)
     process = launch([sys.executable, *argv])
     deadline = time.monotonic() + 300
-    while not (place / "killed" / "checkpoint-3" / "trainer_state.json").exists():
+    while not (place / "killed" / "checkpoint-6" / "trainer_state.json").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -115,6 +115,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, settings, monkeypatch)
         assert len(read) <= 3 * 2 * each + 1  # what three steps are trained on, and nothing before
 
 
+@pytest.mark.parametrize(("settings", "steps"), [({"max_steps": 3}, 3), ({"max_steps": 9, "max_seconds": 1e-6}, 1)])
+def test_a_run_that_has_ended_and_is_started_again_stays_as_it_is(tmp_path, settings, steps):
+    whole, again = (tiny_trainer(tmp_path / "run", **settings, save_steps=3, save_strategy="steps") for _ in range(2))
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{steps}"))
+    assert whole.state.global_step == again.state.global_step == steps
+    assert torch.equal(weights(again), weights(whole))
+
+
 def test_an_epoch_is_as_many_steps_as_it_has_batches(tmp_path):
     run = tiny_trainer(tmp_path, Rows(10), max_steps=-1, num_train_epochs=2, per_device_train_batch_size=4)
     run.train()
@@ -142,7 +151,7 @@ def test_a_wall_clock_budget_ends_the_run_and_counts_over_restarts(tmp_path, mon
     assert rates[-1] < 0.2 * max(rates)
     again = tiny_trainer(tmp_path, **settings)
     again.train(resume_from_checkpoint=True)
-    assert again.state.global_step == steps + 1  # nothing was left
+    assert again.state.global_step == steps  # nothing was left
 
 
 def test_a_compiled_model_trains_enhances_and_is_saved_as_a_plain_one(tmp_path):

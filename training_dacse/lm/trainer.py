@@ -103,6 +103,16 @@ class DacSeTrainer(Trainer):
             self.add_callback(self.budget)
         self.add_callback(LogBeforeSave())  # after whatever may ask for a checkpoint
 
+    # Steps
+
+    def _run_epoch(self, **kwargs) -> None:
+        """As the library's, which would take one step more with a run that has ended and is started again."""
+        budget_is_spent = self.budget is not None and self.budget.elapsed >= self.budget.max_seconds
+        if self.state.global_step >= self.state.max_steps or budget_is_spent:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
