@@ -11,9 +11,10 @@ from command_dacse import default_model
 from command_dacse.cards import write_cards
 from command_dacse.engine import EngineSettings
 from command_dacse.files import FORMATS, STANDARD, plan_jobs
-from command_dacse.options import SERVED_WINDOWS, check_options, check_served, check_shared, parse_shard
+from command_dacse.options import SERVED_WINDOWS, check_options, check_served, check_shared, check_tables, parse_shard
 from command_dacse.outputs import existing, prepare_targets
 from command_dacse.results import Result, failed_result, report, summarize, write_report
+from command_dacse.search import is_table
 from command_dacse.terminal import one_line, progress_bar, say, shown
 from command_dacse.work import EnhanceWork, NumberedJob, SharedWork
 
@@ -109,6 +110,7 @@ def enhance(
             raise ValueError("--overwrite and --skip-existing exclude each other; leave one of them out")
         part, parts = parse_shard(shard)
         plan = plan_jobs(inputs, output, audio_format)
+        check_tables(report_file is not None or any(is_table(job.source) for job in plan.jobs))
         check_served(server, adapter, int8)
         check_shared(ray, device, any(STANDARD in (job.source, job.target) for job in plan.jobs))
         if as_json and any(job.target == STANDARD for job in plan.jobs):

@@ -42,10 +42,10 @@ class Plan:
     """What a command is to do.
 
     Attributes:
-        jobs: what to enhance, and where to.
-        problems: of each input that gives nothing, or a result that cannot be told from another, the reason.
-        notes: what is left out, a line for each folder.
-        cards: of the data sets among the inputs, and where those of their results go.
+        jobs: What to enhance, and where to.
+        problems: Of each input that gives nothing, or a result that cannot be told from another, the reason.
+        notes: What is left out, a line for each folder.
+        cards: Of the data sets among the inputs, and where those of their results go.
     """
 
     jobs: list[Job] = field(default_factory=list)
@@ -58,14 +58,14 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
     """Finds the files to read and where each result goes.
 
     Args:
-        inputs: files, pipes, folders (searched through, links to folders too), glob patterns, addresses of all of
+        inputs: Files, pipes, folders (searched through, links to folders too), glob patterns, addresses of all of
             these, lists of files, or `-` for standard input. A folder without recordings may hold a data set: tables.
-        output: a file for one input file, a folder for several or for a folder, `-` for standard output; None writes
+        output: A file for one input file, a folder for several or for a folder, `-` for standard output; None writes
             `NAME.enhanced.wav` beside each input, and standard input to standard output.
-        audio_format: one of `FORMATS`; by default the suffix of an output file, else wav.
+        audio_format: One of `FORMATS`; by default the suffix of an output file, else wav.
 
     Raises:
-        ValueError: the output cannot hold the inputs, or is one of them.
+        ValueError: The output cannot hold the inputs, or is one of them.
     """
     plan, found = Plan(), {}
     output = STANDARD if output in STANDARD_OUTPUTS else output

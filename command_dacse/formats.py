@@ -24,11 +24,11 @@ class Format:
     """What libsndfile writes in one format, and what it dies of elsewhere.
 
     Attributes:
-        channels: at most.
-        rates: in Hz, for people.
-        holds_rate: whether it holds a rate in Hz.
-        sample_types: what a sample type becomes; any other becomes `otherwise`.
-        bits: of the largest of those types; None where samples are not kept as they are.
+        channels: At most.
+        rates: In Hz, for people.
+        holds_rate: Whether it holds a rate in Hz.
+        sample_types: What a sample type becomes; any other becomes `otherwise`.
+        bits: Of the largest of those types; None where samples are not kept as they are.
     """
 
     channels: int
@@ -80,14 +80,14 @@ def choose_encoding(
     A wav that may come beyond the 4 GB its header can count becomes RF64, its extension for that.
 
     Args:
-        audio_format: one of `FORMATS`.
-        sample_type: of the input ("int16", "float32", ...); None where it has none.
-        sampling_rate: Hz.
-        channels: how many.
-        seconds: how long it may be, at most.
+        audio_format: One of `FORMATS`.
+        sample_type: Of the input ("int16", "float32", ...); None where it has none.
+        sampling_rate: In Hz.
+        channels: How many.
+        seconds: How long it may be, at most.
 
     Raises:
-        ValueError: the format cannot hold it.
+        ValueError: The format cannot hold it.
 
     >>> choose_encoding("wav", "int24", 44100, 2, 60)
     Encoding(container='WAV', subtype='PCM_24', loss=None)

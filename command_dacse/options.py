@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 SERVED_WINDOWS = 64  # that a server is asked for at a time, unless somebody says how many
@@ -39,12 +40,18 @@ def parse_shard(text: str) -> tuple[int, int]:
     (2, 8)
 
     Raises:
-        ValueError: it is no such part.
+        ValueError: It is no such part.
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"shard is {text!r}; the first of four is 1/4, the last 4/4")
     return int(found[1]), int(found[2])
+
+
+def check_tables(wanted: bool) -> None:
+    """Raises ValueError if tables are read or written, and nothing is installed that does it."""
+    if wanted and not find_spec("pyarrow"):
+        raise ValueError("tables and --report need pyarrow; pip install pyarrow, or 'dacse[ray]' with all of --ray")
 
 
 def check_served(server: str | None, adapter: str | None, int8: bool) -> None:

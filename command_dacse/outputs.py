@@ -32,11 +32,11 @@ def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO
     What a process that was killed has left there is for `remove_leftovers`.
 
     Args:
-        target: a path, an address, or `-` for standard output.
-        like: a file whose permissions the target gets.
+        target: A path, an address, or `-` for standard output.
+        like: A file whose permissions the target gets.
 
     Raises:
-        OSError: nothing can be written there.
+        OSError: Nothing can be written there.
     """
     if target == STANDARD or is_special(target):
         with tempfile.TemporaryFile(buffering=0) as file:
@@ -75,7 +75,7 @@ def prepare_targets(targets: list[str]) -> None:
     """Makes ready what results are written to: folders without leftovers, data sets on the Hub that are there.
 
     Raises:
-        OSError: the Hub does not let this user make one.
+        OSError: The Hub does not let this user make one.
     """
     elsewhere = [target for target in targets if is_remote(target)]
     for address in {hub_dataset(target) for target in elsewhere} - {None}:
@@ -123,7 +123,7 @@ def open_sound(
     """Gives a function that appends pieces (channel, sample) to the sound in a file, which becomes the target.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
     from soundfile import SoundFile, SoundFileError
 

@@ -161,7 +161,7 @@ def summarize(
     """One line for people, on standard error; with `as_json` a report for machines on standard output.
 
     Raises:
-        OSError: the report cannot be written.
+        OSError: The report cannot be written.
     """
     counts = {status: [r.status for r in results].count(status) for status in ("enhanced", "skipped", "failed")}
     audio = sum(result.seconds for result in results)
@@ -179,7 +179,7 @@ def write_report(path: str, results: list[Result]) -> None:
     """Writes what became of each input as a table, a row for each, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: It cannot be written.
     """
     import pyarrow
     from pyarrow import parquet

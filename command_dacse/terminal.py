@@ -58,16 +58,14 @@ def open_standard_streams() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)
     if sys.stdout is not None:
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # as standard error does: help, too, has characters of its own
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: help has such characters, too
 
 
 def write_out(file: BinaryIO) -> None:
     """Copies a file to standard output.
 
     Raises:
-        OSError: it is closed, full, or nothing reads from it.
+        OSError: It is closed, full, or nothing reads from it.
     """
     if sys.stdout is None:
         raise OSError(errno.EBADF, "it is closed")

@@ -32,7 +32,7 @@ def keep_recording(blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator
     Args:
         blocks: float32 (3, channel, sample): the recording, the generated audio, and the recording as the codec alone
             gives it back, which tells the model's changes from those of the codec.
-        sampling_rate: in Hz.
+        sampling_rate: In Hz.
 
     Yields:
         float32 (channel, sample) pieces, as many samples in all as went in.
@@ -164,7 +164,7 @@ class _Holder:
 
 
 class _Mixer:
-    """Takes blocks as `keep_recording` does and gives back what is finished, three quarters of a spectrum behind."""
+    """Takes blocks as `keep_recording` does and gives back what is finished, three quarters of a spectrum later."""
 
     def __init__(self, channels: int, sampling_rate: int):
         self.channels, self.size = channels, 2 ** round(math.log2(SPECTRUM_SECONDS * sampling_rate))
@@ -190,7 +190,7 @@ class _Mixer:
         return self._overlap(np.fft.irfft(mixed) * self.closing)
 
     def _overlap(self, frames: np.ndarray) -> np.ndarray:
-        """Adds frames (channel, frame, sample) up, each a hop behind the one before; gives what is finished."""
+        """Adds frames (channel, frame, sample) up, each a hop after the one before; gives what is finished."""
         count = frames.shape[1]
         parts = frames.reshape(self.channels, count, OVERLAP, self.hop)
         sums = np.zeros((self.channels, count + OVERLAP - 1, self.hop), np.float32)

@@ -18,7 +18,7 @@ class AudioWarning(UserWarning):
     """Something about a recording that was read, and not as it promises.
 
     Attributes:
-        name: of the recording.
+        name: Of the recording.
     """
 
     def __init__(self, name: str, what: str):
@@ -30,7 +30,7 @@ def read_array(array: Any, sampling_rate: Any, name: str = "the audio array") ->
     """A waveform (channel, sample) of an array, tensor or list, and its rate.
 
     Raises:
-        ValueError: see `load_audio`.
+        ValueError: See `load_audio`.
     """
     rate = check_rate(sampling_rate, name)
     if isinstance(array, torch.Tensor):
@@ -56,7 +56,7 @@ def check_rate(sampling_rate: Any, name: str) -> int:
     """A sampling rate as an int.
 
     Raises:
-        ValueError: there is none, or it is not one of sound.
+        ValueError: There is none, or it is not one of sound.
     """
     if sampling_rate is None:
         raise ValueError(f"{name} does not know its sampling rate; pass sampling_rate in Hz beside it")

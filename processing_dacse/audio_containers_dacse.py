@@ -41,6 +41,7 @@ FIRST_STARTS = {kind: re.compile(start, re.DOTALL) for kind, start in STARTS.ite
 # A further MP3 begins with its tag, or with the frame that holds counts in place of sound.
 MP3_COUNTS = rb"\xff[\xe2-\xff]..(?:..)?\x00{9,32}(?:Xing|Info)\x00\x00\x00[\x00-\x0f]"
 NEXT_STARTS = FIRST_STARTS | {"mp3": re.compile(rb"ID3[\x02-\x04]\x00.[\x00-\x7f]{4}|" + MP3_COUNTS, re.DOTALL)}
+TAG_AFTER = re.compile(rb"APETAGEX|TAG.{125}\Z", re.DOTALL)  # APEv2 and ID3v1, which some write after any audio
 OTHER_CHUNKS = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"JUNK", b"PEAK", b"fact", b"NAME", b"ANNO", b"info"}
 
 
@@ -71,12 +72,12 @@ class Part:
     """One recording of a file, which most often is all of it.
 
     Attributes:
-        start, stop: where it lies, in bytes.
-        kind: one of `STARTS`, or None.
-        size: position in the file and bytes of a size that is to be read in place of the one that is written there.
-        fault: what its headers promise and it does not keep; None where nothing is known to be missing.
-        is_counted: whether its header can say how long it is: an MP3 without a frame of counts cannot.
-        end: of an Ogg, in samples of its clock, as its last page says.
+        start, stop: Where it lies, in bytes.
+        kind: One of `STARTS`, or None.
+        size: Position in the file and bytes of a size that is to be read in place of the one that is written there.
+        fault: What its headers promise and it does not keep; None where nothing is known to be missing.
+        is_counted: Whether its header can say how long it is: an MP3 without a frame of counts cannot.
+        end: Of an Ogg, in samples of its clock, as its last page says.
     """
 
     start: int
@@ -187,9 +188,7 @@ def _part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
         is_short = promised > present and not _is_placeholder(promised)
         return Part(start, stop, kind, fault=_shortfall(promised, present) if is_short else None)
     if kind == "mp3":
-        tag = _tag_bytes(_read(file, start, 10))
-        head = _read(file, start + tag, 1 << 13)[: stop - start]
-        return Part(start, stop, kind, is_counted=bool(re.search(MP3_COUNTS, head, re.DOTALL)) or b"VBRI" in head)
+        return _mp3_part(file, start, stop)
     if kind == "au" or kind in CHUNKS:
         return _pcm_part(file, kind, start, stop)
     return Part(start, stop, kind)
@@ -244,12 +243,23 @@ def _is_end_of_audio(file: BinaryIO, kind: str, body: int, claimed: int, stop: i
     chunks = CHUNKS[kind]
     position = body + claimed + -claimed % chunks.alignment
     rest = _read(file, position, 1 << 16)[: max(0, stop - position)]
-    if claimed and position + len(rest) == stop and not rest.strip(b"\x00"):
+    if claimed and (TAG_AFTER.match(rest) or (position + len(rest) == stop and not rest.strip(b"\x00"))):
         return True
     size = int.from_bytes(rest[chunks.id_bytes :][: chunks.size_bytes], chunks.byteorder)
     name = rest[:4]
     is_name = len(name) == 4 and name.isascii() and name.decode().isprintable()
     return name in OTHER_CHUNKS or (is_name and position + size <= stop)
+
+
+def _end_of_content(file: BinaryIO, start: int, stop: int) -> int:
+    """Where the zeros begin that a part ends in."""
+    while stop > start:
+        first = max(start, stop - (1 << 16))
+        content = _read(file, first, stop - first).rstrip(b"\x00")
+        if content:
+            return first + len(content)
+        stop = first
+    return start
 
 
 def _is_placeholder(size: int) -> bool:
@@ -274,14 +284,29 @@ def _promised_bytes(file: BinaryIO, kind: str, start: int) -> int:
     return int.from_bytes(head[place : place + 8], "little") if place >= 40 else 0
 
 
+def _mp3_part(file: BinaryIO, start: int, stop: int) -> Part:
+    """Without zeros after the bytes that its frame of counts counts, which FFmpeg would take for another MP3."""
+    tag = _tag_bytes(_read(file, start, 10))
+    head = _read(file, start + tag, 1 << 13)[: stop - start]
+    counts = re.search(MP3_COUNTS, head, re.DOTALL)
+    if counts and (flags := head[counts.end() - 1]) & 2:
+        field = counts.end() + 4 * (flags & 1)
+        counted = start + tag + counts.start() + int.from_bytes(head[field : field + 4], "big")
+        stop = min(stop, max(counted, _end_of_content(file, start, stop)))
+    return Part(start, stop, "mp3", is_counted=bool(counts) or b"VBRI" in head)
+
+
 def _ogg_part(file: BinaryIO, start: int, stop: int) -> Part:
     """With what its last page says (RFC 3533, section 6), which has 64 kB at most."""
-    tail_start = max(start, stop - (1 << 17))
-    tail = _read(file, tail_start, stop - tail_start)
-    page = tail[tail.rfind(b"OggS\x00") :]
-    if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+    tail_stop = min(stop, _end_of_content(file, start, stop) + (1 << 16))  # zeros may be a page's own
+    tail_start = max(start, tail_stop - (1 << 17))
+    tail = _read(file, tail_start, tail_stop - tail_start)
+    place = tail.rfind(b"OggS\x00")
+    page = tail[place:]
+    length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) >= 27 else 27
+    if len(page) < length:
         return Part(start, stop, "ogg", fault="ends in the middle of a page: it was cut; what is there is read")
-    end = int.from_bytes(page[6:14], "little", signed=True)
+    stop, end = tail_start + place + length, int.from_bytes(page[6:14], "little", signed=True)
     fault = None if page[5] & 4 else "ends without the mark of an end: it may have been cut; what is there is read"
     return Part(start, stop, "ogg", fault=fault, end=end if end > 0 else None)
 

@@ -30,13 +30,13 @@ class AudioStream:
     """A recording opened for reading block by block.
 
     Attributes:
-        sampling_rate: Hz.
-        channels: how many.
-        estimated_samples: per channel, as a header says, to show progress by; None where none does.
+        sampling_rate: In Hz.
+        channels: How many.
+        estimated_samples: Per channel, as a header says, to show progress by; None where none does.
         blocks: float32 (channel, sample), once. What they hold in all is the recording's length.
         sample_type: "uint8", "int16", "int24", "float32", ...; None where samples are not kept as they were (MP3).
-        tags: title, artist, date, comment, ... by their names in lower case.
-        file: what is read, closed with the last block; whoever wants no more blocks closes it.
+        tags: Title, artist, date, comment, ... by their names in lower case.
+        file: What is read, closed with the last block; whoever wants no more blocks closes it.
     """
 
     sampling_rate: int
@@ -52,7 +52,7 @@ def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
     """Reads a whole recording.
 
     Args:
-        source: one of
+        source: One of
             - a path of a file, pipe or device, or an http(s) address;
             - the content of an audio or video file: `bytes`, or a file object opened for reading bytes, which is read
               from where it stands, or from its beginning if it was just written;
@@ -62,18 +62,18 @@ def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
               samples of 16 bits where they stay within those, which is warned of;
             - `{"array", "raw" or "audio": array, "sampling_rate": Hz}`, or `{"bytes": content, "path": name}` as
               `datasets` stores audio, or its decoded value (anything with `get_all_samples()`).
-        sampling_rate: of a bare array, in Hz. Every other source knows its own.
+        sampling_rate: Of a bare array, in Hz. Every other source knows its own.
 
     Returns:
         The waveform, float32 (channel, sample), the caller's to change, and its sampling rate in Hz.
 
     Raises:
-        ValueError: not audio, without samples, with NaN or infinity or far above full scale, or an array without a
+        ValueError: Not audio, without samples, with NaN or infinity or far above full scale, or an array without a
             rate or of a shape, type or scale that is not audio.
-        OSError: the file or address cannot be opened (`FileNotFoundError`, `PermissionError`, ...).
+        OSError: The file or address cannot be opened (`FileNotFoundError`, `PermissionError`, ...).
 
     Warns:
-        AudioWarning: the recording is shorter than its header promises, or damaged: what is there is read.
+        AudioWarning: The recording is shorter than its header promises, or damaged: what is there is read.
 
     >>> load_audio(np.array([0, 16384, -32768], dtype=np.int16), sampling_rate=8000)
     (array([[ 0. ,  0.5, -1. ]], dtype=float32), 8000)
@@ -126,7 +126,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -
         written += len(resampled)
         yield np.ascontiguousarray(resampled.T)
     if resampler is not None:
-        # soxr rounds the total its own way; silence behind the end, heard by no sample we keep, makes it long enough
+        # soxr rounds the total its own way; silence after the end, heard by no sample we keep, makes it long enough
         silence = np.zeros((rate_in // rate_out + 2, len(block)), dtype=np.float32)
         rest = resampler.resample_chunk(silence, last=True)
         yield np.ascontiguousarray(rest[: round(read * rate_out / rate_in) - written].T)
@@ -190,6 +190,7 @@ def _rest(source: Any) -> BinaryIO:
     """What a file object still holds; all of it if it stands at its end, where writing leaves it."""
     file = _copied(source)
     if file.tell() == 0 and getattr(source, "seekable", bool)():
+        file.close()
         source.seek(0)
         file = _copied(source)
     return file
@@ -207,8 +208,12 @@ def _downloaded(address: str) -> BinaryIO:
 def _copied(source: Any) -> BinaryIO:
     """What is left to read, in memory, or on the disk if it is long; never to be seen by others, nor left over."""
     file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)
-    while content := source.read(COPY_BYTES):
-        if isinstance(content, str):
-            raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
-        file.write(content)
+    try:
+        while content := source.read(COPY_BYTES):
+            if isinstance(content, str):
+                raise ValueError(f"{source!r} reads text; open audio files with mode 'rb'")
+            file.write(content)
+    except BaseException:
+        file.close()
+        raise
     return file

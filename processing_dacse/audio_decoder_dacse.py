@@ -48,17 +48,17 @@ class FileDecoder:
     """All recordings of a file as one.
 
     Args:
-        file: can be sought, and stays the caller's; it is read while blocks are asked for.
-        name: what to call it in messages.
+        file: Can be sought, and stays the caller's; it is read while blocks are asked for.
+        name: What to call it in messages.
 
     Raises:
-        ValueError: no format that is read, no sound in it, or not a sample that can be decoded.
+        ValueError: No format that is read, no sound in it, or not a sample that can be decoded.
 
     Attributes:
-        format: its rate and channels.
+        format: Its rate and channels.
         sample_type: "uint8", "int16", "int24", "float32", ...; None where the samples are not kept as they were.
-        estimated_samples: per channel, as a header says or None.
-        tags: title, artist, date, comment, ... by their names in lower case.
+        estimated_samples: Per channel, as a header says or None.
+        tags: Title, artist, date, comment, ... by their names in lower case.
     """
 
     def __init__(self, file: BinaryIO, name: str):

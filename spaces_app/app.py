@@ -24,18 +24,18 @@ else:
 
 import gradio as gr
 from comparison import Comparison
-from offer import BASE_MODEL, Choices, Settings, adapters_beside, load_pipelines
+from offer import BASE_MODEL, MOST_CANDIDATES, Choices, Settings, adapters_beside, load_pipelines
 from page import EXAMPLES, HERE, KEPT_SECONDS, THEME, build_page, message, progress, span
 from recording import UploadedRecording, read_recording
 
 GPU_SECONDS = 30, 0.6  # ZeroGPU's reservation for a recording, and for each of its seconds
-TOGETHER = 8  # windows: one alone is heard little sooner, and all of them are done much later
+TOGETHER = 8  # answers to windows: one alone is heard little sooner, and all of them are done much later
 
 
 def _gpu_seconds(model: str, path: str, seconds: float, parameters: dict[str, Any]) -> int:
     """What is reserved of a GPU for enhancing the recording at `path`."""
     start, share = GPU_SECONDS
-    return round(start + share * seconds)
+    return round(start + share * seconds * parameters.get("candidates", 1))
 
 
 class Space:
@@ -57,7 +57,8 @@ class Space:
         self.stream = spaces.GPU(duration=_gpu_seconds)(self._stream) if spaces else self._stream
 
     def _stream(self, model: str, path: str, seconds: float, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from self.pipelines[model].stream(path, batch_size=TOGETHER, return_confidence=True, **parameters)
+        batch_size = max(1, TOGETHER // parameters.get("candidates", 1))
+        yield from self.pipelines[model].stream(path, batch_size=batch_size, return_confidence=True, **parameters)
 
     def compare(self, path: str | None, *choices: Any) -> Iterator[Comparison]:
         """Enhances one recording by `Choices`; yields the same comparison whenever there is more of it.
@@ -77,6 +78,8 @@ class Space:
             raise ValueError(
                 f"{choices.model} has no specialist {choices.adapter!r}; choose one of {adapters} or none."
             )
+        if not 1 <= (choices.candidates or 1) <= MOST_CANDIDATES:
+            raise ValueError(f"Candidates is {choices.candidates}; choose a number from 1 to {MOST_CANDIDATES}.")
         processor = self.pipelines[choices.model].processor
         return read_recording(path, processor.stream_audio, processor.sampling_rate, self.settings)
 
@@ -117,6 +120,7 @@ class Space:
         temperature: float,
         seed: int,
         keep_recording: str,
+        candidates: int,
     ) -> str:
         """Enhances a recording of speech: takes away noise, reverberation, gaps of lost packets and a narrow band.
 
@@ -131,11 +135,12 @@ class Space:
             temperature: with do_sample, how bold the draws are: below 1 more cautious, above 1 bolder.
             seed: with do_sample, a whole number; the same number draws the same tokens.
             keep_recording: "yes" filters the recording and generates only what it lacks, "no" generates all of the speech anew, "default" is as the model was made for.
+            candidates: how many answers are drawn to each stretch of the recording, of which the surest is kept; more take longer.
 
         Returns:
             The enhanced recording.
         """  # noqa: E501  Gradio reads one line for each argument
-        choices = Choices(model, adapter, strength, do_sample, temperature, seed, keep_recording)
+        choices = Choices(model, adapter, strength, do_sample, temperature, seed, keep_recording, candidates)
         try:
             *_, comparison = self.compare(audio, *choices)
         except (ValueError, OSError) as error:

@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from transformers import pipeline
 
 BASE_MODEL = "none"  # the choice of no adapter
+MOST_CANDIDATES = 8  # answers to a window, which take about as many times the work
 KEEP_RECORDING = {"default": None, "yes": True, "no": False}  # choices, and what a call of the pipeline is given
 
 
@@ -81,6 +82,12 @@ class Choices(NamedTuple):
     temperature: float | None = 1.0  # None where the visitor emptied the field: the model's own
     seed: int | None = 0  # None where the visitor emptied the field: drawn anew each time
     keep_recording: str = "default"
+    candidates: int | None = 1  # None where the visitor emptied the field: one
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn by chance: where that was asked for, and for several candidates always."""
+        return self.do_sample or (self.candidates or 1) > 1
 
     def parameters(self) -> dict[str, Any]:
         """Of the pipeline's call."""
@@ -89,8 +96,10 @@ class Choices(NamedTuple):
             "adapter": None if self.adapter == BASE_MODEL else self.adapter,
             "keep_recording": KEEP_RECORDING[self.keep_recording],
         }
-        if not self.do_sample:
+        if not self.draws:
             return parameters
+        if (candidates := self.candidates or 1) > 1:
+            parameters["candidates"] = candidates
         drawn = {"do_sample": True, "temperature": self.temperature, "seed": self.seed}
         return parameters | {name: value for name, value in drawn.items() if value is not None}
 
@@ -99,14 +108,17 @@ class Choices(NamedTuple):
 
         >>> Choices("one").label(), Choices("one", "dereverb", 0.5, keep_recording="no").label()
         ('default settings', 'dereverb, strength 0.5, all generated')
+        >>> Choices("one", candidates=4).label()
+        'best of 4, sampled at 1 with seed 0'
         """
         words = [self.adapter] if self.adapter != BASE_MODEL else []
         if self.strength not in (None, 1):
             words.append(f"strength {self.strength:g}")
         words += {"yes": ["recording kept"], "no": ["all generated"]}.get(self.keep_recording, [])
-        if self.do_sample:
+        if self.draws:
             seed = "no seed" if self.seed is None else f"seed {self.seed}"
-            words.append(f"sampled at {self.temperature or 1:g} with {seed}")
+            best = f"best of {self.candidates}, " if (self.candidates or 1) > 1 else ""
+            words.append(f"{best}sampled at {self.temperature or 1:g} with {seed}")
         return ", ".join(words) or "default settings"
 
 

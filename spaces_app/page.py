@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 from comparison import DNSMOS_SECONDS, Comparison, score
-from offer import BASE_MODEL, KEEP_RECORDING
+from offer import BASE_MODEL, KEEP_RECORDING, MOST_CANDIDATES
 
 if TYPE_CHECKING:
     from app import Space
@@ -142,7 +142,15 @@ def _choices(space: "Space") -> list:
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, info="The same seed draws the same tokens; none draws anew."
         )
-    return [model, adapter, strength, do_sample, temperature, seed, keep_recording]
+        candidates = gr.Slider(
+            1,
+            MOST_CANDIDATES,
+            1,
+            step=1,
+            label="Candidates",
+            info="Answers drawn to each stretch of the recording; the surest is kept. More take longer.",
+        )
+    return [model, adapter, strength, do_sample, temperature, seed, keep_recording, candidates]
 
 
 def _connect(

@@ -101,10 +101,19 @@ def wav_with(after: bytes, size: int | None = None) -> bytes:
         b"iXML\x04\0\0\0abcd" + b"LIST\4\0\0\0INFO",
         b"\0",
         b"\0" * 500,
+        b"TAG" + b"a good name".ljust(125, b"\0"),
+        b"APETAGEX" + struct.pack("<IIII8x", 2000, 43, 1, 0xA0000000) + b"\x04\0\0\0\0\0\0\0Title\0name",
     ],
 )
 def test_what_follows_the_audio_is_no_sound(after, recwarn):
     check_all_is_read(wav_with(after), "wav")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["mp3", "mp3 of lame", "flac", "ogg", "opus", "m4a", "wma"])
+def test_neither_are_zeros_that_a_file_was_filled_up_with(kind, recwarn):
+    content = encode(speech(2 * KINDS[kind].rate, KINDS[kind].rate), kind)
+    np.testing.assert_array_equal(read(content + bytes(1 << 17)), read(content))
     assert not recwarn.list
 
 

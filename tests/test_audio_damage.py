@@ -22,15 +22,15 @@ MOST_MEGABYTES = 1024
 def mutated(content: bytes, seed: int) -> bytes:
     """Bits flipped, headers that lie, ends cut off, pieces taken out or put in twice."""
     random, damaged = np.random.default_rng(seed), bytearray(content)
-    how = seed % 5
+    how, header = seed % 5, random.choice([0, len(damaged) - 800])  # which some formats have at their end
     if how == 0:
         for place in random.integers(0, len(damaged), random.integers(1, 30)):
             damaged[place] ^= 1 << random.integers(8)
     elif how == 1:
-        for place in random.integers(0, 200, random.integers(1, 8)):
+        for place in random.integers(header, header + 200, random.integers(1, 8)):
             damaged[place] = random.integers(256)
     elif how == 2:
-        for place in random.integers(0, 400, random.integers(1, 4)):
+        for place in random.integers(header, header + 400, random.integers(1, 4)):
             damaged[place : place + 4] = EXTREMES[random.integers(len(EXTREMES))]
     elif how == 3:
         del damaged[random.integers(len(damaged)) :]

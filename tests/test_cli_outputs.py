@@ -1,6 +1,5 @@
 """Where results go: files, links, pipes and devices; whole or not at all; what cannot be written is one line."""
 
-import errno
 import os
 import stat
 import subprocess
@@ -43,18 +42,20 @@ def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path):
 
 
 def test_a_pipe_and_a_device_are_written_through(tmp_path):
+    content, received = b"x" * 200_000, bytearray()  # more than a pipe holds
     os.mkfifo(tmp_path / "pipe")
-    received = []
-    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_bytes()))
-    reader.start()
-    while True:
-        try:
-            write(tmp_path / "pipe", b"x" * 200_000)
-            break
-        except OSError as error:  # the reader has not come yet
-            assert error.errno == errno.ENXIO
-    reader.join()
-    assert received == [b"x" * 200_000]
+    reader = os.open(tmp_path / "pipe", os.O_RDWR)  # is there at once: it waits for no writer
+
+    def read() -> None:
+        while len(received) < len(content):
+            received.extend(os.read(reader, 1 << 16))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    write(tmp_path / "pipe", content)
+    thread.join()
+    os.close(reader)
+    assert received == content
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     write("/dev/null")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)

@@ -187,6 +187,15 @@ def test_without_ray_the_command_says_what_brings_it(run, monkeypatch):
     assert result.exit_code == 1 and result.stderr.startswith("error: --ray needs Ray; pip install 'dacse[ray]'")
 
 
+def test_without_pyarrow_the_command_says_so_before_it_works(run, monkeypatch):
+    monkeypatch.setattr("command_dacse.options.find_spec", lambda name: None)
+    soundfile.write("in.wav", SPEECH, RATE)
+    open("in.parquet", "w").close()
+    for arguments in (["in.wav", "-o", "out.wav", "--report", "r.parquet"], ["in.parquet", "-o", "out.parquet"]):
+        result = run(*arguments)
+        assert result.exit_code == 2 and "tables and --report need pyarrow; pip install" in result.stderr
+
+
 def test_tokens_are_shared_out_by_one_of_cluster_and_processes():
     for options in (["--processes", "2"], ["--follow"]):
         command = ["tokenize", "corpus", "-o", "out", "--recipe", "r.yaml", "--ray", "local", *options]

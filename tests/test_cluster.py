@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="needs the extra ray")
 ROOT = Path(__file__).parents[1]
 RATE = 8000  # of the tiny codec
 BROKEN = (37, 141)
-PATIENCE = 300  # seconds for what takes a few where there is nothing else to do
+PATIENCE = 900  # seconds for what takes a few where there is nothing else to do
 
 
 @pytest.fixture(scope="module")

@@ -162,6 +162,11 @@ def test_the_choices_reach_the_pipeline(space, tmp_path):
     sampled = {"strength": 0.5, "adapter": "dereverb", "do_sample": True, "temperature": 0.7, "seed": 3}
     plain = {"strength": 1.0, "adapter": None, "keep_recording": None}
     assert space.pipelines["one"].calls == [sampled | {"keep_recording": False}, plain]
+    *_, best = space.compare(path, *CHOICES[:-1], 3, "default", 4)
+    drawn = {"candidates": 4, "do_sample": True, "temperature": 1.0, "seed": 3}
+    assert space.pipelines["one"].calls[-1] == plain | drawn and best.shown["label"].startswith("best of 4")
+    with pytest.raises(ValueError, match="Candidates is 9; choose a number from 1 to 8"):
+        next(space.compare(path, *CHOICES, "default", 9))
     with pytest.raises(ValueError, match="no specialist '/etc'"):
         next(space.compare(path, "one", "/etc", 1.0, False, 1.0, 0))
 
@@ -268,6 +273,7 @@ def test_on_zerogpu_only_the_model_runs_on_the_gpu(tmp_path, monkeypatch):
     list(space.compare(write_tone(tmp_path, 1), *CHOICES))
     (seconds,) = reserved
     assert [seconds("one", "noisy.wav", length, {}) for length in (10, 60)] == [36, 66]
+    assert seconds("one", "noisy.wav", 10, {"candidates": 4}) == 54
 
 
 def test_programs_reach_one_endpoint_whose_errors_are_plain_and_which_reads_uploads_alone(tmp_path):

@@ -29,10 +29,12 @@ from training_dacse.lm.arguments import (
     DacSeTrainingArguments,
     DataArguments,
     Stage2Arguments,
+    Stage3Arguments,
     parse_arguments,
 )
 from training_dacse.lm.forgetting import ForgettingMatrix
 from training_dacse.lm.objective import Objective
+from training_dacse.lm.rewards.trainer import check_settings
 from training_dacse.lm.runs import make_model
 from training_dacse.lm.stages import make_anchor, present_tasks
 from training_dacse.tokens.cache import TokenCache
@@ -255,13 +257,16 @@ def test_a_killed_run_goes_on_and_ends_as_the_uninterrupted_one(place, monkeypat
 
 def test_every_shipped_configuration_is_read_by_its_script():
     types = {"stage1": [], "stage2": [Stage2Arguments], "adapter": [AdapterArguments]}
+    types |= {"stage3": [AdapterArguments, Stage3Arguments]}
     paths = [path for path in sorted(CONFIGS.glob("*.yaml")) if path.stem.split("_")[0] in types]
-    assert len(paths) >= 5
+    assert len(paths) >= 7
     for path in paths:
         more = types[path.stem.split("_")[0]]
         argv = [f"--config={path}", "--tokens", "somewhere"]
-        _, *_, args = parse_arguments(DataArguments, *more, DacSeTrainingArguments, argv=argv)
+        _, *more_args, args = parse_arguments(DataArguments, *more, DacSeTrainingArguments, argv=argv)
         assert args.max_steps > 0 or args.num_train_epochs == 1
+        if path.stem.startswith("stage3"):
+            check_settings(args, *more_args[1:])
         assert path.read_text().startswith("# ")
 
 

@@ -68,6 +68,7 @@ class RewardTrainer(DacSeTrainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise ValueError("answers are drawn by whole weights, which no process has in shards: use DDP")
         self.stage, self.processor, self.reward, self.watched = stage, processor, reward, watched
+        processor.audio_tokenizer.to(args.device)
         self.data_collator = PromptCollator(self.layout)
         self.start = None if hasattr(model, "disable_adapter") else deepcopy(model).eval().requires_grad_(False)
         leave_dropout_out(model)
