@@ -356,7 +356,7 @@ def test_the_space_requires_what_it_and_the_remote_code_import_in_the_versions_o
     assert len(shared) == 10 and all(ours[name] == theirs[name] for name in shared)
     files = [*(ROOT / "spaces_app").glob("*.py"), *TRAVELLING]
     own = {path.stem for path in files} | {"gradio", "PIL", "spaces"}  # sdk_version brings two, ZeroGPU the third
-    own |= {"modeling_dacse"}  # used where it is installed
+    own |= {"modeling_dacse", "evaluation_dacse"}  # used where they are installed
     imported = {module.split(".")[0] for path in files for level, module in imported_modules(path) if not level}
     assert len(files) >= 25 and imported - own - sys.stdlib_module_names <= theirs.keys()
 

@@ -27,10 +27,11 @@ START = "as it is"
 class RewardsArguments:
     """What is compared, on what."""
 
-    corpus: str = field(metadata={"help": "clean speech: its test split is degraded"})
+    corpus: str = field(metadata={"help": "clean speech, which is degraded"})
     recipe: str = field(metadata={"help": "YAML of the degradations"})
     model: str = field(default_factory=dacse.default_model, metadata={"help": "folder or Hub id"})
     adapter: str | None = field(default=None, metadata={"help": "what stage 3 left"})
+    split: str = field(default="test", metadata={"help": "of the corpus"})
     where: str | None = field(default=None, metadata={"help": "rows of the corpus' manifest"})
     clips_per_task: int = field(default=20, metadata={"help": "recordings of each task"})
     candidates: int = field(default=8, metadata={"help": "answers of which the best is kept"})
@@ -71,7 +72,7 @@ def enhance(pipe, test_set: TestSet, call: dict, folder: Path) -> None:
 def main():
     (asked,) = parse_arguments(RewardsArguments)
     work, arms = Path(asked.work), arms_of(asked)
-    settings = {"clips_per_task": asked.clips_per_task, "where": asked.where}
+    settings = {"clips_per_task": asked.clips_per_task, "split": asked.split, "where": asked.where}
     test_set = render_test_set(asked.corpus, asked.recipe, work / "test_set", **settings)
     pipe = pipeline("audio-enhancement", model=asked.model, device="cpu")
     folders = {name: work / name.replace(" ", "_").replace(",", "") for name in arms}

@@ -177,7 +177,18 @@ def test_rewards_and_the_best_of_several_end_in_a_table_with_intervals(place, mo
     folder, model = place / "rewards", place / "rewards_model"
     tiny_pipeline().save_pretrained(model)
     argv = [str(HERE / "rewards.py"), "--corpus", str(place / "corpus"), "--recipe", str(place / "recipe.yaml")]
-    argv += ["--model", str(model), "--clips_per_task", "2", "--candidates", "3", "--choices", "confidence"]
+    argv += [
+        "--model",
+        str(model),
+        "--split",
+        "valid",
+        "--clips_per_task",
+        "2",
+        "--candidates",
+        "3",
+        "--choices",
+        "confidence",
+    ]
     argv += ["--metrics", "mel_distance", "--work", str(place / "work"), "--output", str(folder)]
     monkeypatch.setattr(sys, "argv", argv)
     runpy.run_path(argv[0], run_name="__main__")

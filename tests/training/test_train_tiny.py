@@ -231,7 +231,7 @@ def test_new_clips_are_made_as_the_first_ones(place, monkeypatch):
         with lm.new_tokens(run):
             pass
     command = list(map(str, commands[0]))
-    monkeypatch.setattr("training_dacse.tokens.tokenize.tokenize", lambda arguments: given.append(arguments) or {})
+    monkeypatch.setattr("training_dacse.tokens.tokenize.tokenize", lambda arguments, *_: given.append(arguments) or {})
     done = CliRunner().invoke(cli.app, command[command.index("tokenize") :])
     assert done.exit_code == 0, done.output
     assert given == [TokenizeArguments(**run.token_settings(), follow=True)]
