@@ -87,13 +87,13 @@ class Results:
         self.draw(rows).savefig(self.folder / "results.png", dpi=110)
 
     def draw(self, rows: dict[str, dict[str, tuple[float, float]]]) -> Figure:
-        """A panel for each figure: a dot for each arm, and its interval."""
+        """A panel for each figure: a dot for each arm, and its interval where there is one."""
         figure = Figure(figsize=(2 + 1.9 * len(self.best), 1.4 + 0.32 * len(rows)), layout="constrained")
         panels = figure.subplots(1, len(self.best), sharey=True, squeeze=False)[0]
         places = range(len(rows), 0, -1)  # the first arm on top
         for panel, (name, best) in zip(panels, self.best.items(), strict=True):
             means, reaches = zip(*(row[name] for row in rows.values()), strict=True)
-            panel.errorbar(means, places, xerr=np.nan_to_num(reaches), fmt="o", capsize=3, markersize=4)
+            panel.errorbar(means, places, xerr=reaches, fmt="o", capsize=3, markersize=4)
             panel.set_title(f"{name}{'' if best == 'none' else f' ({best} is good)'}", fontsize=8)
             panel.grid(axis="x", alpha=0.3)
             panel.tick_params(labelsize=8)
