@@ -20,7 +20,7 @@ from command_dacse.search import is_special
 from command_dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 if TYPE_CHECKING:
-    from pipeline_dacse.engine_dacse import EnhancedRecording
+    from pipeline_dacse.call_dacse import EnhancedRecording
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is

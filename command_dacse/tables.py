@@ -21,7 +21,7 @@ from command_dacse.terminal import one_line
 if TYPE_CHECKING:
     import pyarrow
 
-    from pipeline_dacse.engine_dacse import EnhancedRecording
+    from pipeline_dacse.call_dacse import EnhancedRecording
 
 ROWS = 64  # read together; as many make a row group of the result
 

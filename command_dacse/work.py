@@ -22,7 +22,7 @@ from command_dacse.terminal import one_line
 
 if TYPE_CHECKING:
     from pipeline_dacse import Enhancer
-    from pipeline_dacse.engine_dacse import EnhancedRecording
+    from pipeline_dacse.call_dacse import EnhancedRecording
 
 TABLE_PLACES = 2**32  # numbers for the rows of each table, after those of all files
 

@@ -13,8 +13,9 @@ from transformers import DacModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.dynamic_module_utils import custom_object_save
 
 from .adapters_dacse import tuner_layers
+from .call_dacse import EnhancedRecording
 from .device_dacse import check_device, check_dtype, is_imitated
-from .engine_dacse import EnhancedRecording, Enhancer
+from .engine_dacse import Enhancer
 from .layout_dacse import check_model, find_processor, new_processor
 from .options_dacse import EnhanceOptions
 

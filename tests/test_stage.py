@@ -35,6 +35,7 @@ CODE = {
     "adapters_dacse.py",
     "layout_dacse.py",
     "device_dacse.py",
+    "call_dacse.py",
     "engine_dacse.py",
     "pipeline_dacse.py",
 }
