@@ -109,7 +109,8 @@ class Service(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_hubs_client_takes_the_answer(endpoint, tmp_path):
+def test_the_hubs_client_takes_the_answer(endpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     (tmp_path / "noisy.wav").write_bytes(wav())
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as service:
         service.endpoint = endpoint

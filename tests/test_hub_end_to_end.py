@@ -48,7 +48,8 @@ import json, re, shlex, sys
 from pathlib import Path
 
 def run_python(card, wanted):
-    blocks = [block for block in re.findall("```python\\n(.*?)```", card, re.DOTALL) if wanted(block)]
+    blocks = re.findall("```python\\n(.*?)```", card, re.DOTALL)
+    blocks = [block for block in blocks if wanted(block) and "InferenceClient" not in block]  # asks a service
     for block in blocks:
         exec(compile(block, "card", "exec"), {})
     return len(blocks)

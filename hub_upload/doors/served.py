@@ -3,21 +3,22 @@
 Knows token ids and one request of the OpenAI API, `/v1/completions` with ids in and out, as vLLM has it.
 """
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.client import HTTPException
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import torch
-from huggingface_hub import get_session
-from huggingface_hub.errors import HTTPError
 from transformers import GenerationConfig, PreTrainedModel
 
 from modeling_dacse import DacSeConfig
 
 from .codebook_grid import Grid
 
-TIMEOUT = (10.0, None, None, None)  # seconds to connect; what it then takes is the server's affair
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
@@ -93,7 +94,7 @@ class ServedModel(PreTrainedModel):
         prompts = [row[row != self.config.pad_token_id].tolist() for row in input_ids]
         forced = [[]] * len(prompts) if forced_ids is None else forced_ids.tolist()
         seeds = [None] * len(prompts) if row_seeds is None else row_seeds.tolist()
-        sampling["model"] = self._request("GET", "/v1/models")["data"][0]["id"]
+        sampling["model"] = self._request("/v1/models")["data"][0]["id"]
         with ThreadPoolExecutor(len(prompts)) as pool:
             answers = list(pool.map(partial(self._answer, sampling), prompts, forced, seeds))
         width = max(map(len, answers))
@@ -136,7 +137,7 @@ class ServedModel(PreTrainedModel):
     def _continue(self, sampling: dict[str, Any], prompt: list[int], places: range, noisy: int) -> list[int]:
         """The ids of some places of an answer."""
         request = sampling | {"prompt": prompt, "max_tokens": len(places), "return_token_ids": True}
-        answer = self._request("POST", "/v1/completions", json=request)["choices"][0]["token_ids"]
+        answer = self._request("/v1/completions", request)["choices"][0]["token_ids"]
         ranges = [self.grid.legal_ids(noisy, place) for place in places]
         if len(answer) != len(ranges) or not all(a <= i < b for i, (a, b) in zip(answer, ranges, strict=True)):
             raise ValueError(
@@ -145,18 +146,22 @@ class ServedModel(PreTrainedModel):
             )
         return answer
 
-    def _request(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+    def _request(self, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the server says.
 
         Raises:
             OSError: If that is nothing, or no.
         """
+        body = None if content is None else json.dumps(content).encode()
+        request = Request(self.url + path, body, {"Content-Type": "application/json"})
         try:
-            response = get_session().request(method, self.url + path, timeout=TIMEOUT, **content)
+            with urlopen(request) as response:  # what it takes to answer is the server's affair
+                return json.load(response)
         except HTTPError as error:
+            said = " ".join(error.read().decode(errors="replace").split())
+            raise OSError(f"the server {self.url} answered {error.code}: {said}") from error
+        except (URLError, HTTPException, ConnectionError) as error:
+            reason = getattr(error, "reason", error)
             raise ConnectionError(
-                f"the server {self.url} cannot be reached ({error}); is it running there?"
+                f"the server {self.url} cannot be reached ({reason}); is it running there?"
             ) from error
-        if response.status_code != 200:
-            raise OSError(f"the server {self.url} answered {response.status_code}: {' '.join(response.text.split())}")
-        return response.json()
