@@ -65,7 +65,7 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
         audio_format: One of `FORMATS`; by default the suffix of an output file, else wav.
 
     Raises:
-        ValueError: The output cannot hold the inputs, or is one of them.
+        ValueError: The output cannot hold the inputs, is named like a file and is to be a folder, or is an input.
     """
     plan, found = Plan(), {}
     output = STANDARD if output in STANDARD_OUTPUTS else output
@@ -87,6 +87,7 @@ def plan_jobs(inputs: list[str], output: str | None, audio_format: str | None) -
         _check_suffix(output, sources[0][0], audio_format)
         targets = [output]
     else:
+        _check_folder(output)
         targets = [os.path.join(output, name) for name in _distinct_names(sources, audio_format)]
         plan.cards = {card: os.path.join(output, CARD) for card in plan.cards}
     _add_jobs(plan, sources, targets)
@@ -165,6 +166,12 @@ def _check_suffix(output: str, source: str, audio_format: str | None) -> None:
         raise ValueError(f"cannot write {output!r}; end it in .{', .'.join(FORMATS)}, or pass --format")
     if suffix in FORMATS and audio_format not in (None, suffix):
         raise ValueError(f"{output!r} ends in .{suffix}, and --format is {audio_format}; leave one of them out")
+
+
+def _check_folder(output: str) -> None:
+    is_new = not output.endswith(os.sep) and not os.path.isdir(output)
+    if is_new and Path(output).suffix[1:].lower() in FORMATS:
+        raise ValueError(f"{output!r} is named like one file, and the input is not one; give a folder with -o")
 
 
 def _beside(source: str) -> str:

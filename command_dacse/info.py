@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from command_dacse import default_model
+from command_dacse.options import check_model
 from command_dacse.terminal import one_line, say
-from hub_upload.places import check_place
 
 
 def info(
@@ -28,7 +28,7 @@ def info(
     if model and size:
         raise typer.BadParameter("give a model or --size, not both")
     try:
-        check_place(model or default_model())
+        check_model(model or default_model())
         facts = collect_facts(model or default_model(), size)
     except (OSError, ValueError) as error:
         say(f"error: {one_line(error)}")

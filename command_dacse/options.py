@@ -28,7 +28,7 @@ def check_options(
     if device is not None and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
         raise ValueError(f"device is {device!r}; give {', '.join(DEVICES[:3])}, ..., or one of several: cuda:1")
     for place in filter(None, (model, codec)):
-        _check_place(place)
+        check_model(place)
     if adapter is not None:
         _check_adapter(adapter, model)
 
@@ -44,7 +44,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"shard is {text!r}; the first of four is 1/4, the last 4/4")
+        raise ValueError(f"shard is {text!r}; give N/M with N from 1 to M, such as 1/4 for the first of four parts")
     return int(found[1]), int(found[2])
 
 
@@ -75,8 +75,8 @@ def check_shared(ray: str | None, device: str | None, has_standard: bool) -> Non
         )
 
 
-def _check_place(place: str) -> None:
-    """A directory with a configuration, or what can be a Hub id."""
+def check_model(place: str) -> None:
+    """Raises OSError or ValueError unless `place` is a directory with a configuration, or an id on a Hub that answers."""
     from hub_upload.places import check_hub, check_place
 
     check_place(place)
@@ -88,7 +88,13 @@ def _check_place(place: str) -> None:
 
 
 def _check_adapter(adapter: str, model: str) -> None:
-    if os.path.isfile(os.path.join(adapter, "adapter_config.json")) or re.fullmatch(r"[\w.-]+/[\w.-]+", adapter):
+    from hub_upload.places import check_hub
+
+    if os.path.isfile(os.path.join(adapter, "adapter_config.json")):
+        return
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", adapter):
+        if not os.path.isdir(adapter):
+            check_hub(adapter, "adapter_config.json")
         return
     known = sorted(path.parent.name for path in Path(model).glob("adapters/*/adapter_config.json"))
     if os.path.isfile(os.path.join(model, "config.json")) and adapter not in known:

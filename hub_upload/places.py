@@ -18,11 +18,11 @@ def check_place(place: str) -> None:
         raise ValueError(f"{place!r} is neither a directory here nor a Hub id") from error
 
 
-def check_hub(repository: str) -> None:
+def check_hub(repository: str, file: str = "config.json") -> None:
     """Raises OSError unless the Hub answers soon, is not to be asked (HF_HUB_OFFLINE), or need not be.
 
-    Else every file of a model would be waited for in vain, several times. What was downloaded before is used when the
-    Hub cannot be reached, and nothing else is asked of it then.
+    Else every file of a model would be waited for in vain, several times. What was downloaded before, `file` first,
+    is used when the Hub cannot be reached, and nothing else is asked of it then.
     """
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.utils import get_session
@@ -43,7 +43,7 @@ def check_hub(repository: str) -> None:
     thread.join(HUB_TIMEOUT)
     if failures == [None]:
         return
-    if isinstance(try_to_load_from_cache(repository, "config.json"), str):
+    if isinstance(try_to_load_from_cache(repository, file), str):
         constants.HF_HUB_OFFLINE = True
         return
     reason = failures[0] if failures else f"no answer in {HUB_TIMEOUT} s"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from huggingface_hub import list_repo_files
+from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -198,7 +199,10 @@ class Adapters:
         elif os.path.isdir(place.root):
             files = [path.as_posix() for path in Path(place.root).glob(f"{place.folder}/*/{CONFIG}")]
         else:
-            files = list_repo_files(place.root, revision=place.revision)
+            try:
+                files = list_repo_files(place.root, revision=place.revision)
+            except (OSError, HTTPError):  # no network: what is loaded is known all the same
+                files = []
         pattern = rf"(?:.*/)?{re.escape(place.folder)}/([^/]+)/{re.escape(CONFIG)}"
         beside = {match[1] for file in files if (match := re.fullmatch(pattern, file))}
         return sorted({*getattr(self.model, "peft_config", {}), *beside})

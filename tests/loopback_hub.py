@@ -119,11 +119,10 @@ class LoopbackHub:
 
     def attach(self, monkeypatch) -> None:
         """Sends this very process here, as one who may write; waits between attempts take no time."""
-        files = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         files = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)  # made of the endpoint at import
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", self.url)
         monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the endpoint of its first call
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

@@ -508,6 +508,18 @@ def test_closed_full_and_narrow_streams_end_in_a_line_and_no_traceback(shell, st
     assert not said or len(process.stderr.splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    "arguments", [["enhance", "a.wav", "--adapter", "org/adapter"], ["info", "org/model"]], ids=lambda it: it[0]
+)
+def test_nothing_waits_for_a_hub_that_cannot_be_reached(arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", noise(9), RATE)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "the Hub at http://127.0.0.1:1 cannot be reached" in result.stderr
+
+
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(9), RATE)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing

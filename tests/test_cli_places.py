@@ -164,7 +164,7 @@ def test_shards_are_the_whole_and_draw_what_the_whole_draws(run):
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
 def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="the first of four is 1/4"):
+    with pytest.raises(ValueError, match="give N/M with N from 1 to M"):
         parse_shard(text)
 
 
