@@ -76,7 +76,7 @@ def check_shared(ray: str | None, device: str | None, has_standard: bool) -> Non
 
 
 def check_model(place: str) -> None:
-    """Raises OSError or ValueError unless `place` is a directory with a configuration, or an id on a Hub that answers."""
+    """Raises OSError or ValueError unless `place` holds a configuration, or is an id on a Hub that answers."""
     from hub_upload.places import check_hub, check_place
 
     check_place(place)

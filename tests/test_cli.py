@@ -317,6 +317,8 @@ def test_what_is_wrong_about_the_model_is_one_line_before_any_file_is_read(run, 
 def test_an_output_that_is_an_input_or_cannot_hold_the_results_is_refused(tmp_path):
     for name in ("a.wav", "a.flac"):
         soundfile.write(tmp_path / name, noise(9), RATE)
+    with pytest.raises(ValueError, match="'new.wav' is named like one file, and the input is not one; give a folder"):
+        plan_jobs([str(tmp_path / "a.wav"), str(tmp_path / "a.flac")], "new.wav", None)
     with pytest.raises(ValueError, match="is an input; write somewhere else"):
         plan_jobs([str(tmp_path / "a.wav")], str(tmp_path / "." / "a.wav"), None)
     with pytest.raises(ValueError, match="standard output takes one input"):
