@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
@@ -28,6 +29,13 @@ NUMBERS = dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_c
     "max_time": (False, 0, math.inf, "a number of seconds"),
     "top_k": (True, 0, 2**31, "ids"),
     "num_beams": (True, 1, 2**31, "beams, at least 1"),
+}
+# Those that are objects.
+KINDS = {
+    "generation_config": (GenerationConfig, "a GenerationConfig"),
+    "logits_processor": (Sequence, "a list of logits processors"),
+    "stopping_criteria": (Sequence, "a list of stopping criteria"),
+    "assistant_model": (nn.Module, "a model of the same ids"),
 }
 
 
@@ -102,14 +110,14 @@ class EnhanceOptions:
         for name in ("keep_recording", "minimum_risk", "return_confidence"):
             set_to(name, _flag(name, getattr(self, name)))
         set_to("return_confidence", bool(self.return_confidence))
-        if self.output_sampling_rate != "input":
+        if not (isinstance(self.output_sampling_rate, str) and self.output_sampling_rate == "input"):
             rate = _whole("output_sampling_rate", self.output_sampling_rate, 1, HIGHEST_RATE, "Hz, 'input' or None")
             set_to("output_sampling_rate", rate)
         set_to("sampling_rate", _whole("sampling_rate", self.sampling_rate, 1, HIGHEST_RATE, "Hz"))
         set_to("batch_size", _whole("batch_size", self.batch_size, 1, 2**31, "windows, at least 1"))
         candidates = _whole("candidates", self.candidates, 1, 2**31, "answers to a window, at least 1")
         set_to("candidates", 1 if candidates is None else candidates)
-        if self.choose not in CHOICES and not callable(self.choose):
+        if not callable(self.choose) and not (isinstance(self.choose, str) and self.choose in CHOICES):
             raise ValueError(f"choose is {self.choose!r}; give {', '.join(map(repr, CHOICES))} or a function")
         set_to("seed", _whole("seed", self.seed, -(2**63), 2**64 - 1, "any number of 64 bits"))
         set_to("regions", check_regions(self.regions))
@@ -132,12 +140,19 @@ class EnhanceOptions:
             ValueError: As above, or if a name is neither an option nor an argument of `generate`.
         """
         names = {option.name for option in dataclasses.fields(cls)} - {"generate"}
-        generate = dict(parameters.get("generate_kwargs") or {})
+        generate = parameters.get("generate_kwargs") or {}
+        if not isinstance(generate, Mapping):
+            raise ValueError(f"generate_kwargs is {generate!r}; give a dict of arguments of generate")
+        if misplaced := sorted(names & generate.keys()):
+            raise ValueError(
+                f"{misplaced[0]!r} is no argument of generate: give it to the call, not in generate_kwargs"
+            )
+        generate = dict(generate)
         generate |= {name: value for name, value in parameters.items() if name not in names | {"generate_kwargs"}}
         known = names | _generate_names()
         for name in generate:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+                near = difflib.get_close_matches(str(name), known, n=1)
                 remedy = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
                 raise ValueError(f"{name!r} is neither an option nor an argument of generate; {remedy}")
         return cls(**{name: parameters[name] for name in names & parameters.keys()}, generate=generate)
@@ -175,16 +190,16 @@ def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[f
     """
     if regions is None:
         return None
-    remedy = "give (start, stop) in seconds with 0 <= start < stop"
+    remedy = "(start, stop) in seconds with 0 <= start < stop"
     if isinstance(regions, (str, bytes, Mapping)) or not isinstance(regions, (Sequence, np.ndarray)):
-        raise ValueError(f"regions is {regions!r}; {remedy} for each of them")
+        raise ValueError(f"regions is {regions!r}; give {remedy} for each of them")
     pairs = []
     for region in regions:
         if isinstance(region, (str, bytes)) or not hasattr(region, "__len__") or len(region) != 2:
-            raise ValueError(f"region {region!r} is no pair; {remedy}")
+            raise ValueError(f"region {region!r} is no pair; give {remedy}")
         start, stop = (_number(f"a border of region {tuple(region)}", value, 0, math.inf, remedy) for value in region)
         if start is None or stop is None or start >= stop:
-            raise ValueError(f"region {tuple(region)} does not end after its start; {remedy}")
+            raise ValueError(f"region {tuple(region)} does not end after its start; give {remedy}")
         pairs.append((start, stop))
     merged: list[tuple[float, float]] = []
     for start, stop in sorted(pairs):
@@ -196,16 +211,20 @@ def check_regions(regions: Sequence[tuple[float, float]] | None) -> list[tuple[f
 
 
 def _check_generate(generate: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `generate`, numbers as numbers."""
+    """Arguments of `generate`, numbers as numbers, without those left at None."""
     if refused := sorted(REFUSED & generate.keys()):
         raise ValueError(f"{refused[0]} is not for enhancement, whose windows are answered whole, and once")
-    checked = dict(generate)
-    for name in generate.keys() & NUMBERS.keys():
+    checked = {name: value for name, value in generate.items() if value is not None}
+    for name in checked.keys() & KINDS.keys():
+        kind, remedy = KINDS[name]
+        if not isinstance(checked[name], kind):
+            raise ValueError(f"{name} is {checked[name]!r}; give {remedy}")
+    for name in checked.keys() & NUMBERS.keys():
         is_whole, low, high, remedy = NUMBERS[name]
         checked[name] = (_whole if is_whole else _number)(name, generate[name], low, high, remedy)
-    if "do_sample" in generate:
+    if "do_sample" in checked:
         checked["do_sample"] = _flag("do_sample", generate["do_sample"])
-    settings = GenerationConfig().to_dict().keys() & generate.keys()
+    settings = GenerationConfig().to_dict().keys() & checked.keys()
     try:
         GenerationConfig(**{name: checked[name] for name in settings}).validate()
     except (TypeError, ValueError) as error:

@@ -70,7 +70,7 @@ def test_what_is_plain_is_accepted(given, expected):
         ({"regions": (1.0, 2.0)}, "region 1.0 is no pair; give .start, stop. in seconds"),
         ({"regions": "1-2"}, "regions is '1-2'; give .start, stop. in seconds"),
         ({"regions": [(2.0, 1.0)]}, r"region \(2.0, 1.0\) does not end after its start"),
-        ({"regions": [(-1.0, 1.0)]}, r"a border of region \(-1.0, 1.0\) is -1.0; give"),
+        ({"regions": [(-1.0, 1.0)]}, r"a border of region \(-1.0, 1.0\) is -1.0; give .start, stop. in seconds"),
         ({"regions": [(1.0, float("nan"))]}, "is nan; give"),
         ({"adapter": 3}, "adapter is 3; give a name, a directory, a Hub id or None"),
         ({"progress": 3}, "progress is 3; give a function"),
@@ -81,6 +81,12 @@ def test_what_is_plain_is_accepted(given, expected):
         ({"generate": {"num_beams": 0}}, "num_beams is 0; give a whole number of beams, at least 1"),
         ({"generate": {"early_stopping": "never!"}}, "an argument of generate is wrong: .*early_stopping"),
         ({"candidates": 0}, "candidates is 0; give a whole number of answers to a window, at least 1"),
+        ({"generate": {"generation_config": {"do_sample": True}}}, "generation_config is .*; give a GenerationConfig"),
+        ({"generate": {"logits_processor": 3}}, "logits_processor is 3; give a list"),
+        ({"generate": {"stopping_criteria": max}}, "stopping_criteria is .*; give a list"),
+        ({"generate": {"assistant_model": "tiny"}}, "assistant_model is 'tiny'; give a model"),
+        ({"choose": np.array([1, 2])}, r"choose is array\(\[1, 2\]\); give"),
+        ({"output_sampling_rate": np.array([8000, 1])}, "output_sampling_rate is array.*; give a whole number of Hz"),
         ({"choose": "taste"}, "choose is 'taste'; give 'confidence', 'dnsmos' or a function"),
         ({"candidates": 2, "generate": {"do_sample": False}}, "they are drawn: leave it out, or do_sample=False"),
         ({"candidates": 2, "generate": {"num_beams": 3}}, "they are drawn: leave it out, or num_beams"),
@@ -105,6 +111,11 @@ def test_parameters_of_a_call_are_told_apart():
     assert not EnhanceOptions().draws and EnhanceOptions(candidates=2).draws
     with pytest.raises(ValueError, match="'strenght' is neither an option nor .*; did you mean 'strength'"):
         EnhanceOptions.from_parameters({"strenght": 0.5})
+    with pytest.raises(ValueError, match="'strength' is no argument of generate: give it to the call"):
+        EnhanceOptions.from_parameters({"generate_kwargs": {"strength": 0.5}})
+    with pytest.raises(ValueError, match="generate_kwargs is 3; give a dict"):
+        EnhanceOptions.from_parameters({"generate_kwargs": 3})
+    assert EnhanceOptions.from_parameters({"num_beams": None, "do_sample": None, "top_k": None}).generate == {}
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 9)), max_size=6))
