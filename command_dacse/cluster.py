@@ -11,6 +11,8 @@ import io
 import logging
 import os
 import pickle
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -20,6 +22,7 @@ from command_dacse.terminal import one_line, say
 
 CHUNKS_A_WORKER = 16  # so that the last chunk is not long waited for
 MOST_ITEMS = 64  # of a chunk: what is done again at most; short recordings still fill a batch
+CONNECT_TIMEOUT = 8  # seconds for a cluster to answer at its address
 ATTEMPTS = 3  # at a chunk, and then at each item of it, before workers are spared them
 
 
@@ -125,6 +128,7 @@ def _connected(address: str) -> Iterator[None]:
     with contextlib.redirect_stdout(_Losses()):
         own = {"include_dashboard": False} if address == "local" else {}
         try:
+            _check_answers(address)
             with _no_standard_error():  # where it tells of the level above
                 ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
         except Exception as error:  # of many kinds, bare ones among them
@@ -134,6 +138,12 @@ def _connected(address: str) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError if nothing listens at an address with a port, which Ray would try for minutes."""
+    if place := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
+        socket.create_connection((place[1], int(place[2])), timeout=CONNECT_TIMEOUT).close()
 
 
 @contextlib.contextmanager

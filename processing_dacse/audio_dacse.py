@@ -61,7 +61,8 @@ def load_audio(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
               unsigned ones around their middle. Wide integers, and floats that are whole numbers, are taken for
               samples of 16 bits where they stay within those, which is warned of;
             - `{"array", "raw" or "audio": array, "sampling_rate": Hz}`, or `{"bytes": content, "path": name}` as
-              `datasets` stores audio, or its decoded value (anything with `get_all_samples()`).
+              `datasets` stores audio, or its decoded value (anything with `get_all_samples()`), or a row with one of
+              all these in its column `audio`.
         sampling_rate: Of a bare array, in Hz. Every other source knows its own.
 
     Returns:
@@ -142,6 +143,8 @@ def resample(waveform: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
 
 
 def _stream_dict(source: dict, sampling_rate: int | None, block_seconds: float) -> AudioStream:
+    if "audio" in source and "sampling_rate" not in source:  # a row of a data set
+        return stream_audio(source["audio"], sampling_rate, block_seconds=block_seconds)
     for key in ("array", "raw", "audio"):
         if key in source:
             return _stream_array(source[key], source.get("sampling_rate", sampling_rate), block_seconds)

@@ -121,6 +121,13 @@ def test_nan_and_infinity_are_refused_where_they_stand(value):
         read(waveform)
 
 
+def test_a_row_of_a_data_set_is_its_audio():
+    cell = {"array": np.linspace(-0.5, 0.5, 9), "sampling_rate": 8000}
+    waveform, rate = load_audio({"text": "hello", "audio": cell})
+    np.testing.assert_array_equal(waveform, load_audio(cell)[0])
+    assert rate == 8000
+
+
 @pytest.mark.parametrize("rate", [44100, 44100.0, np.int64(44100), np.float32(44100), torch.tensor(44100)])
 def test_a_rate_is_any_whole_number(rate):
     assert load_audio(np.zeros(5), rate)[1] == 44100

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 
 import fsspec
 import numpy as np
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from command_dacse.cards import enhanced_card
 from command_dacse.cli import app
+from command_dacse.cluster import _check_answers
 from command_dacse.files import Job, plan_jobs
 from command_dacse.options import parse_shard
 from command_dacse.outputs import existing, remove_leftovers, written_when_done
@@ -377,3 +379,12 @@ def test_a_file_elsewhere_is_opened_when_it_is_read(elsewhere):
     assert RemoteFile("memory://bucket/in/a.wav", "row 3").read() == elsewhere.cat("/bucket/in/a.wav")
     assert existing(["memory://bucket/in/a.wav", "memory://bucket/in/z.wav", "-"]) == {"memory://bucket/in/a.wav"}
     assert find_remote("memory://bucket/in/sub/b.wav") == ["memory://bucket/in/sub/b.wav"]
+
+
+def test_a_cluster_that_does_not_listen_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        _check_answers(f"127.0.0.1:{port}")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(ConnectionRefusedError):
+            _check_answers(address)
