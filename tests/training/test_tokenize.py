@@ -271,7 +271,7 @@ def test_the_command_says_what_it_made_and_one_line_of_what_it_could_not(place, 
         "train": {"shards": 1, "clips": 8, "tokens": 336},
     }
     result = CliRunner().invoke(app, ["tokenize", str(place / "corpus"), *options, "--shard", "half"])
-    assert result.exit_code == 1 and result.stderr.startswith("error: shard is 'half'; the first of four")
+    assert result.exit_code == 1 and result.stderr.startswith("error: shard is 'half'; give N/M with N from 1 to M")
 
 
 def test_a_run_s_source_is_the_same_over_a_cache_of_shards(tokens):
