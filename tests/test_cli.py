@@ -513,7 +513,8 @@ def test_a_hub_that_does_not_answer_is_one_line(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes calls and says nothing
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
-        command = [sys.executable, "-m", "dacse", "enhance", str(tmp_path / "a.wav"), "--model", "org/model", "--json"]
+        arguments = ["enhance", str(tmp_path / "a.wav"), "--model", "org/model", "--json"]
+        command = [sys.executable, "-c", "from command_dacse.cli import main; main()", *arguments]
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     (line,) = process.stderr.splitlines()
     assert line.startswith(f"error: the Hub at {address} cannot be reached (no answer in 8 s); give a directory")
