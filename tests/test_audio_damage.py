@@ -44,7 +44,7 @@ def mutated(content: bytes, seed: int) -> bytes:
 def check_damaged_files(kind: str, seeds: range) -> None:
     content = encode(speech(KINDS[kind].rate, KINDS[kind].rate), kind)
     for seed in seeds:
-        started = time.monotonic()
+        started = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def check_damaged_files(kind: str, seeds: range) -> None:
             assert samples < 3600 * 1_000_000, f"{kind} {seed}"
         except ValueError as error:
             assert str(error).startswith("the given bytes ") and "\n" not in str(error), f"{kind} {seed}: {error}"
-        assert time.monotonic() - started < MOST_SECONDS, f"{kind} {seed}"
+        assert time.process_time() - started < MOST_SECONDS, f"{kind} {seed}"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
