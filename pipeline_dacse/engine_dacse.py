@@ -158,10 +158,8 @@ class Enhancer:
             answers = self._generate(prompts, drawn, arguments)
         for index, candidates in zip(asked, answers, strict=True):
             window = windows[index]
-            best = candidates[self._best(window, candidates, options)]
-            confidence = None
-            if options.return_confidence:
-                confidence = self._certainty(window, best, options.adapter).mean(1).where(window.free, 1.0)
+            best, certainty = self._choose(window, candidates, options)
+            confidence = certainty.mean(1).where(window.free, 1.0) if options.return_confidence else None
             rows[index] = EnhancedWindow(window, self._read_codes(window, best), confidence)
         return rows
 
@@ -195,17 +193,23 @@ class Enhancer:
             candidates += rows.unflatten(0, part.shape).transpose(0, 1)
         return [list(rows) for rows in zip(*candidates, strict=True)]
 
-    def _best(self, window: Window, candidates: list[torch.LongTensor], options: EnhanceOptions) -> int:
-        """Which of some generated rows is kept."""
-        if len(candidates) == 1:
-            return 0
-        if (score := scorer_of(options.choose)) is None:
-            certainties = (self._certainty(window, row, options.adapter)[window.free] for row in candidates)
-            scores = [float(certainty.log().nanmean()) for certainty in certainties]
-        else:
+    def _choose(
+        self, window: Window, candidates: list[torch.LongTensor], options: EnhanceOptions
+    ) -> tuple[torch.LongTensor, torch.FloatTensor | None]:
+        """The generated row that is kept, and the probabilities of its tokens if they were of use."""
+        score, chooses = scorer_of(options.choose), len(candidates) > 1
+        if chooses and score is not None:
             codes = torch.stack([self._read_codes(window, row) for row in candidates])
             scores = score(self.processor.decode_codes(codes), self.processor.sampling_rate)
-        return best_candidate(scores, len(candidates))
+            candidates, chooses = [candidates[best_candidate(scores, len(candidates))]], False
+        if not (chooses or options.return_confidence):
+            return candidates[0], None
+        certainties = [self._certainty(window, row, options.adapter) for row in candidates]
+        if not chooses:
+            return candidates[0], certainties[0]
+        scores = [float(certainty[window.free].log().nanmean()) for certainty in certainties]
+        best = best_candidate(scores, len(candidates))
+        return candidates[best], certainties[best]
 
     def _forced_ids(self, windows: list[Window], prompts: list[torch.LongTensor]) -> torch.LongTensor | None:
         """The noisy ids that must come where the model has no choice, -1 elsewhere, (row, token)."""
