@@ -41,10 +41,8 @@ def noise(samples: int, channels: int = 1) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
+def model(tiny_checkpoint):
+    return str(tiny_checkpoint)
 
 
 @pytest.fixture

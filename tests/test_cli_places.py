@@ -35,10 +35,8 @@ def wav(seconds: float = 0.02, subtype: str = "FLOAT") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
+def model(tiny_checkpoint):
+    return str(tiny_checkpoint)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ import pytest
 import soundfile
 from pyarrow import parquet
 
-from tests.tiny import tiny_pipeline
 from tests.training.tiny_tokens import make_tokens, write_place
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -46,10 +45,8 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_pipeline().save_pretrained(folder)
-    return str(folder)
+def model(tiny_checkpoint):
+    return str(tiny_checkpoint)
 
 
 def path_of(number: int) -> str:

@@ -15,23 +15,16 @@ from hub_upload.convert import convert
 from hub_upload.doors.codebook_grid import Grid, RequestGrid
 from hub_upload.stage import open_checkpoint
 from modeling_dacse import DacSeForEnhancement
-from tests.tiny import tiny_config, tiny_model, tiny_pipeline, tiny_prompts
+from tests.tiny import tiny_config, tiny_model, tiny_prompts
 
 FILES = ["codebook_grid.py", "config.json", "generation_config.json", "model.safetensors"]
 FILES += ["tokenizer.json", "tokenizer_config.json"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain(checkpoint, tmp_path_factory):
+def plain(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "llama"
-    convert(str(checkpoint), folder, plain_llama=True)
+    convert(str(tiny_checkpoint), folder, plain_llama=True)
     return folder
 
 
@@ -85,26 +78,26 @@ def test_the_tokenizer_reads_and_writes_numbers(plain):
     assert tokenizer(tokenizer.decode(ids)).input_ids == ids
 
 
-def test_another_precision_and_an_adapter_go_in(checkpoint, tmp_path):
-    convert(str(checkpoint), tmp_path / "plain", dtype=torch.bfloat16, plain_llama=True)
+def test_another_precision_and_an_adapter_go_in(tiny_checkpoint, tmp_path):
+    convert(str(tiny_checkpoint), tmp_path / "plain", dtype=torch.bfloat16, plain_llama=True)
     assert load(tmp_path / "plain").dtype == torch.bfloat16
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
-def test_what_other_engines_cannot_be_told_is_refused(checkpoint, tmp_path):
-    delayed = shutil.copytree(checkpoint, tmp_path / "delayed")
+def test_what_other_engines_cannot_be_told_is_refused(tiny_checkpoint, tmp_path):
+    delayed = shutil.copytree(tiny_checkpoint, tmp_path / "delayed")
     for name in ("config.json", "processor_config.json"):
         fields = json.loads((delayed / name).read_text())
         (delayed / name).write_text(json.dumps(fields | {"pattern": "delayed"}))
     with pytest.raises(ValueError, match="has the delayed pattern; other engines are told the flattened one"):
         convert(str(delayed), tmp_path / "plain", plain_llama=True)
     with pytest.raises(ValueError, match="a plain Llama has no codec: leave --codec out"):
-        convert(str(checkpoint), tmp_path / "plain", codec=str(checkpoint), plain_llama=True)
+        convert(str(tiny_checkpoint), tmp_path / "plain", codec=str(tiny_checkpoint), plain_llama=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["delayed"]
 
 
-def test_the_command_says_how_it_is_served(checkpoint, tmp_path):
-    result = CliRunner().invoke(app, ["convert", str(checkpoint), str(tmp_path / "plain"), "--plain-llama"])
+def test_the_command_says_how_it_is_served(tiny_checkpoint, tmp_path):
+    result = CliRunner().invoke(app, ["convert", str(tiny_checkpoint), str(tmp_path / "plain"), "--plain-llama"])
     assert result.exit_code == 0, result.output
     assert f"vllm serve {tmp_path / 'plain'} --logits-processors codebook_grid:GridLogitsProcessor" in result.stdout
-    assert open_checkpoint(str(checkpoint)).model.config.model_type == "dacse"  # the source is as it was
+    assert open_checkpoint(str(tiny_checkpoint)).model.config.model_type == "dacse"  # the source is as it was

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from processing_dacse import DacSeProcessor
 from tests.tiny import tiny_codec, tiny_model, tiny_prompts
 from tests.training.tiny_metric import load_loudness
-from tests.training.tiny_tokens import Rows
+from tests.training.tiny_tokens import Rows, tiny_arguments
 from training_dacse.lm.adapters import add_adapter
-from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, Stage3Arguments
+from training_dacse.lm.arguments import AdapterArguments, Stage3Arguments
 from training_dacse.lm.rewards.answers import answer_log_probabilities, draw_answers
 from training_dacse.lm.rewards.losses import dpo_loss, grpo_loss, gspo_loss, kl_to_start
 from training_dacse.lm.rewards.metrics import MetricRewards
@@ -40,17 +40,8 @@ def likes_one_code(waveforms, references, sampling_rate):
 
 def stage3(folder, model=None, max_steps=16, stage=None, **settings) -> RewardTrainer:
     """A run on a tiny model and the toy reward."""
-    settings = {"learning_rate": 3e-3, "logging_steps": 1, "save_strategy": "no"} | settings
-    args = DacSeTrainingArguments(
-        output_dir=str(folder),
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        lr_scheduler_type="constant",
-        max_steps=max_steps,
-        per_device_train_batch_size=4,
-        **settings,
-    )
+    settings = {"learning_rate": 3e-3, "max_steps": max_steps, "per_device_train_batch_size": 4} | settings
+    args = tiny_arguments(folder, **settings)
     stage = Stage3Arguments(**({"rewards": {"liked": 1.0}, "heard_clips": 4} | (stage or {})))
     rows = Rows(16, frames=(1, 2))
     return RewardTrainer(model or tiny_model(), args, stage, rows, rows, PROCESSOR, likes_one_code, likes_one_code)

@@ -41,10 +41,10 @@ class Rows(TokenRows):
         return {"noisy": self.codes[index], "clean": self.codes[index], "task": int(self.task_numbers[index])}
 
 
-def tiny_trainer(folder, rows=None, model=None, valid=None, strategy=None, objective=None, **settings) -> DacSeTrainer:
-    """A trainer of a tiny model on rows, on the CPU."""
-    settings = {"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"} | settings
-    args = DacSeTrainingArguments(
+def tiny_arguments(folder, **settings) -> DacSeTrainingArguments:
+    """Of a run on the CPU that logs every step and keeps nothing."""
+    settings = {"logging_steps": 1, "save_strategy": "no"} | settings
+    return DacSeTrainingArguments(
         output_dir=str(folder),
         report_to="none",
         use_cpu=True,
@@ -52,6 +52,11 @@ def tiny_trainer(folder, rows=None, model=None, valid=None, strategy=None, objec
         lr_scheduler_type="constant",
         **settings,
     )
+
+
+def tiny_trainer(folder, rows=None, model=None, valid=None, strategy=None, objective=None, **settings) -> DacSeTrainer:
+    """A trainer of a tiny model on rows, on the CPU."""
+    args = tiny_arguments(folder, **{"max_steps": 4, "learning_rate": 1e-2} | settings)
     rows = rows or Rows(16)
     return DacSeTrainer(model or tiny_model(), args, rows, valid or rows, strategy, objective)
 
