@@ -182,6 +182,11 @@ def _closing(file: BinaryIO, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarra
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """A file to seek in; pipes and devices are read to their end first."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(
+            f"{path} is a folder; give a list of its files, such as sorted(pathlib.Path({str(path)!r}).glob('*.wav')),"
+            " or use `dacse enhance`"
+        )
     file = open(path, "rb")
     if file.seekable():
         return file

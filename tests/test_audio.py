@@ -143,7 +143,7 @@ def test_what_is_not_audio_is_refused_with_the_remedy(source, message):
 def test_paths_and_addresses_that_cannot_be_opened_are_named(tmp_path, address):
     with pytest.raises(FileNotFoundError, match="missing.wav"):
         load_audio(tmp_path / "missing.wav")
-    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; give a list of its files, such as sorted"):
         load_audio(tmp_path)
     with pytest.raises(OSError, match="cannot download http.*missing.wav .*404.*; check the address"):
         load_audio(address.replace("audio", "missing"))
