@@ -81,6 +81,22 @@ def test_rarer_forms_of_the_formats_are_read_too():
         assert 30_000 <= waveform.shape[1] < 32_000 and waveform.shape[0] == 2, container
 
 
+@pytest.mark.parametrize("samples", [1, 4096, 4097, 30_000, 44_100])
+def test_an_alac_in_a_caf_has_as_many_samples_as_were_recorded(samples):
+    recorded, file = speech(samples, 44100), io.BytesIO()
+    with av.open(file, "w", format="caf") as output:
+        fill_track(output, add_track(output, "alac", 44100), recorded)
+    np.testing.assert_allclose(read(file.getvalue()), recorded, rtol=0, atol=2**-23)
+
+
+def test_an_id3_tag_before_another_format_is_passed_over(recwarn):
+    tag = b"ID3\3\0\0\0\0\0\x0fTIT2\0\0\0\5\0\0\0Song"
+    content = tag + encode(speech(30_000, 44100), "flac")
+    assert read(content).shape == (1, 30_000) and stream_audio(content).tags["title"] == "Song"
+    assert read(content + bytes(5000)).shape == (1, 30_000) and read(content * 2).shape == (1, 60_000)
+    assert not recwarn.list
+
+
 RATES = {
     "wav": [1000, 8000, 11025, 44100, 96000, 192000, 384000, 1_000_000],
     "flac": [1000, 8000, 44100, 96000, 192000, 655350],
