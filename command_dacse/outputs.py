@@ -103,7 +103,7 @@ def unwritable(targets: list[str]) -> dict[str, OSError]:
 
 def remove_leftovers(folder: str) -> None:
     """Removes what processes that were killed left half written in a folder; those that still write hold a lock."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+    with contextlib.suppress(OSError):  # where there is no such folder, or it cannot be read
         for entry in os.scandir(folder):
             if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
                 with contextlib.suppress(OSError), open(entry.path, "r+b") as file:
