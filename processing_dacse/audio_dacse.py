@@ -20,6 +20,7 @@ import torch
 from .audio_arrays_dacse import read_array
 from .audio_decoder_dacse import FileDecoder
 
+WEB = ("http://", "https://")
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 MEMORY_BYTES = 1 << 26  # of what cannot be sought; more goes to the disk
 COPY_BYTES = 1 << 20
@@ -100,7 +101,7 @@ def stream_audio(source: Any, sampling_rate: int | None = None, block_seconds: f
         return _stream_file(io.BytesIO(source), "the given bytes", block_seconds)
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        file = _downloaded(name) if str(name).startswith(("http://", "https://")) else _opened(name)
+        file = _downloaded(name) if str(name).startswith(WEB) else _opened(name)
         return _stream_file(file, name, block_seconds)
     if hasattr(source, "read"):
         name = getattr(source, "name", "the given file object")
@@ -182,6 +183,11 @@ def _closing(file: BinaryIO, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarra
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """A file to seek in; pipes and devices are read to their end first."""
+    if "://" in str(path):
+        raise ValueError(
+            f"{path} is no address that is read: give http(s), or a file that was opened there, such as"
+            f" fsspec.open({str(path)!r}).open()"
+        )
     if os.path.isdir(path):
         raise IsADirectoryError(
             f"{path} is a folder; give a list of its files, such as sorted(pathlib.Path({str(path)!r}).glob('*.wav')),"

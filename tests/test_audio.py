@@ -145,6 +145,10 @@ def test_paths_and_addresses_that_cannot_be_opened_are_named(tmp_path, address):
         load_audio(tmp_path / "missing.wav")
     with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; give a list of its files, such as sorted"):
         load_audio(tmp_path)
+    with pytest.raises(
+        ValueError, match="s3://a/b.wav is no address that is read: give http.s., or a file"
+    ):
+        load_audio("s3://a/b.wav")
     with pytest.raises(OSError, match="cannot download http.*missing.wav .*404.*; check the address"):
         load_audio(address.replace("audio", "missing"))
 

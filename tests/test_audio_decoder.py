@@ -1,6 +1,8 @@
 """Every format that is read: sample counts, sound, what stands in its header, what is missing or damaged."""
 
 import io
+import re
+from pathlib import Path
 
 import av
 import numpy as np
@@ -184,6 +186,28 @@ def test_formats_that_name_other_files_are_not_among_those_that_are_read():
     assert not {"concat", "hls", "dash", "sdp", "image2", "lavfi", "rtsp"} & set(FORMATS.split(","))
     with pytest.raises(ValueError, match="it is of no format that is read"):
         read(b"ffconcat version 1.0\nfile /etc/passwd\n")
+
+
+LISTED = {
+    "WAV": "wav", "RF64": "wav", "RIFX": "wav", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf",
+    "NIST SPHERE": "nistsphere", "FLAC": "flac", "ALAC": "mov", "MP3": "mp3", "MP2": "mp3", "AAC": "aac",
+    "Ogg Vorbis": "ogg", "Opus": "ogg", "WMA": "asf", "AMR": "amr", "MP4": "mov", "M4A": "mov", "MOV": "mov",
+    "3GP": "mov", "WebM": "matroska", "Matroska": "matroska", "AVI": "avi", "FLV": "flv", "ASF": "asf",
+    "transport streams": "mpegts", "MPEG": "mpeg",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("page", "first", "last"),
+    [("README.md", "It reads ", "from a path"), ("docs/guides/enhance.md", "| samples as they are |", "| from |")],
+)
+def test_the_pages_for_users_list_every_format_that_is_read_and_no_other(page, first, last):
+    assert set(LISTED.values()) == set(FORMATS.split(","))
+    text = (Path(__file__).parents[1] / page).read_text().split(first)[1].split(last)[0]
+    for name in sorted(LISTED, key=len, reverse=True):
+        assert name in text, name
+        text = text.replace(name, "")
+    assert not re.findall(r"\w*[A-Z]\w*", text)
 
 
 CUT = [
