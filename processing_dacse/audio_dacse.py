@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .audio_arrays_dacse import read_array
 from .audio_decoder_dacse import FileDecoder
 
 WEB = ("http://", "https://")
+RESERVED = "%/:?#[]@!$&'()*+,;=~"  # letters of an address that mean something (RFC 3986, section 2.2), and escapes
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 MEMORY_BYTES = 1 << 26  # of what cannot be sought; more goes to the disk
 COPY_BYTES = 1 << 20
@@ -211,10 +213,14 @@ def _rest(source: Any) -> BinaryIO:
 
 
 def _downloaded(address: str) -> BinaryIO:
-    request = urllib.request.Request(address, headers={"User-Agent": "dacse"})
+    request = urllib.request.Request(urllib.parse.quote(address, safe=RESERVED), headers={"User-Agent": "dacse"})
     try:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
-            return _copied(response)
+            file = _copied(response)
+            if response.length:  # which counts down
+                file.close()
+                raise http.client.HTTPException(f"it broke off {response.length} bytes before its end")
+            return file
     except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
         raise OSError(f"cannot download {address} ({error}); check the address and the connection") from error
 
