@@ -169,7 +169,7 @@ def test_a_download_that_breaks_off_is_an_error_and_no_shorter_recording():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(
-            OSError, match="cannot download http.* .it broke off 1000 bytes before its end.; check the"
+            OSError, match="cannot download http.* .it broke off 1000 bytes before its end.; check"
         ):
             load_audio(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp3")
 
