@@ -168,9 +168,7 @@ def test_a_download_that_breaks_off_is_an_error_and_no_shorter_recording():
                 connection.sendall(head.encode() + content[:-1000])
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(
-            OSError, match="cannot download http.* .it broke off 1000 bytes before its end.; check"
-        ):
+        with pytest.raises(OSError, match="cannot download http.* .it broke off 1000 bytes before its end.; check"):
             load_audio(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp3")
 
 

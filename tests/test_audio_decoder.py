@@ -288,17 +288,31 @@ def test_a_page_of_an_ogg_that_is_damaged_is_silent_and_the_rest_stays_in_its_pl
     assert np.sqrt(np.mean((waveform[:, end] - recorded[:, end]) ** 2)) < 0.03
 
 
-def test_more_missing_than_there_is_ends_in_an_error():
-    packets = [(pts, speech(1024, 48000)) for pts in (0, 1024, 48000 * 3600)]
+def with_pauses(starts: tuple[int, ...], rate: int) -> bytes:
+    """A recording of a call: a fiftieth of a second at each of some seconds, and nothing between them."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
-        stream = output.add_stream("pcm_s16le", rate=48000, layout="mono")
-        for pts, samples in packets:
-            frame = av.AudioFrame.from_ndarray((samples * 2**15).astype(np.int16), format="s16", layout="mono")
-            frame.sample_rate, frame.pts = 48000, pts
+        stream = output.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for start in starts:
+            samples = (speech(rate // 50, rate) * 2**15).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, start * rate
             output.mux(stream.encode(frame))
-    with pytest.raises(ValueError, match="is damaged: 3599.96 s are missing after 0.0426"):
-        read(file.getvalue())
+    return file.getvalue()
+
+
+def test_who_was_muted_for_minutes_of_a_call_is_silent_there_which_is_said():
+    content = with_pauses((0, 1, 901), 8000)
+    with pytest.warns(AudioWarning, match="lacks 901 s in 2 places, first at 0.02 s"):
+        waveform = read(content)
+    assert waveform.shape == (1, 901 * 8000 + 160)
+    np.testing.assert_array_equal(waveform[:, 901 * 8000 :], waveform[:, :160])
+    assert waveform.any() and not waveform[:, 8160 : 901 * 8000].any()
+
+
+def test_more_missing_than_there_is_ends_in_an_error():
+    with pytest.raises(ValueError, match="is damaged: 3599.98 s are missing after 0.02 s"):
+        read(with_pauses((0, 3600), 8000))
 
 
 def test_samples_louder_than_any_recording_are_named():
