@@ -14,7 +14,7 @@ import pickle
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -117,7 +117,7 @@ class _Attempts:
 
 
 @contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
+def _connected(address: str) -> Generator[None]:
     """A connection to a cluster, of which people hear a line for each loss and nothing else."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is raised as well
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of what it will do some day
@@ -147,7 +147,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _no_standard_error() -> Iterator[None]:
+def _no_standard_error() -> Generator[None]:
     """Without standard error, also of code that is not Python's."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

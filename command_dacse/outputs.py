@@ -9,8 +9,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Generator
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from command_dacse.files import STANDARD
 from command_dacse.formats import TAGS, Encoding, id3_tag
@@ -26,7 +26,7 @@ WRITE_SAMPLES = 1 << 14  # at once, per channel: libsndfile dies of longer block
 
 
 @contextlib.contextmanager
-def written_when_done(target: str, like: str | None = None) -> Iterator[BinaryIO]:
+def written_when_done(target: str, like: str | None = None) -> Generator[IO[bytes]]:
     """Gives a file whose content becomes that of the target at the end, or goes if anything goes wrong.
 
     A file is replaced in one step, and one that a link leads to in its place. Pipes and devices are written through.
@@ -150,7 +150,7 @@ def _open_locked(path: str) -> BinaryIO:
 @contextlib.contextmanager
 def open_sound(
     file: BinaryIO, target: str, encoding: Encoding, sampling_rate: int, channels: int, tags: dict[str, str]
-) -> Iterator[Callable[[np.ndarray], None]]:
+) -> Generator[Callable[[np.ndarray], None]]:
     """Gives a function that appends pieces (channel, sample) to the sound in a file, which becomes the target.
 
     Raises:
@@ -212,7 +212,7 @@ class _Sink:
 
 
 @contextlib.contextmanager
-def naming(target: str) -> Iterator[None]:
+def naming(target: str) -> Generator[None]:
     """Names the target in what the system says, with the remedy."""
     try:
         yield

@@ -7,7 +7,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import cached_property
 from glob import has_magic
 from typing import Any, BinaryIO
@@ -136,7 +136,7 @@ def _files_at(address: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _naming(address: str) -> Iterator[None]:
+def _naming(address: str) -> Generator[None]:
     """Makes whatever a file system raises an OSError that names the address."""
     try:
         yield

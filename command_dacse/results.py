@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -130,7 +130,7 @@ def _longest_seconds(file: BinaryIO) -> float:
 
 
 @contextlib.contextmanager
-def audio_warnings() -> Iterator[dict[str, list[str]]]:
+def audio_warnings() -> Generator[dict[str, list[str]]]:
     """Collects what is said about recordings while they are read, by the name of each; once, however often said."""
     from processing_dacse.audio_arrays_dacse import AudioWarning
 

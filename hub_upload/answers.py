@@ -4,7 +4,7 @@ Knows HTTP and the Hub's client; knows no repository.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
@@ -26,7 +26,7 @@ def retry(function: Callable, *args, **kwargs):
 
 
 @contextmanager
-def clear_errors(doing: str) -> Iterator[None]:
+def clear_errors(doing: str) -> Generator[None]:
     """Turns what the Hub's client raises into one line that says what happened and what helps."""
     try:
         yield

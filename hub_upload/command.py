@@ -1,7 +1,7 @@
 """The commands `dacse push`, `dacse convert` and `dacse verify`. Imports torch only once there is work to do."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -207,7 +207,7 @@ def prepare_space(status: Status, repo_id: str, models: list[str]) -> Callable[[
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Generator[None]:
     """Shows an error as one line and ends with exit status 1; hushes the bars and tables of transformers."""
     from transformers.utils import logging
 

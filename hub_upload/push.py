@@ -183,8 +183,10 @@ def publish(
 def commit(api: HfApi, folder: Path, repo_id: str, kind: Kind, removed: list[str], parent: str) -> str:
     """One attempt; leaves out what the remote already has, so a commit whose answer was lost is not repeated."""
     present = {file.rfilename for file in api.repo_info(repo_id, repo_type=kind.repo_type).siblings}
-    operations = [CommitOperationAdd(name, folder / name) for name in names_in(folder)]
-    operations += [CommitOperationDelete(name) for name in removed if name in present]
+    operations = [
+        *(CommitOperationAdd(name, folder / name) for name in names_in(folder)),
+        *(CommitOperationDelete(name) for name in removed if name in present),
+    ]
     done = api.create_commit(
         repo_id, operations, commit_message="Publish with dacse", repo_type=kind.repo_type, parent_commit=parent
     )

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -88,7 +88,7 @@ class Adapters:
         self.loaded: dict[str, tuple[str, object]] = {}  # by what was asked for: name in the model, state of the files
 
     @contextmanager
-    def using(self, adapter: str | os.PathLike | None | Own) -> Iterator[None]:
+    def using(self, adapter: str | os.PathLike | None | Own) -> Generator[None]:
         """Runs the block with an adapter, or with None on the base weights; afterwards all is as it was.
 
         With `Own.ADAPTERS` nothing is switched.
@@ -226,7 +226,7 @@ def module_name(adapter: str) -> str:
 
 
 @contextmanager
-def _quiet(library: str) -> Iterator[None]:
+def _quiet(library: str) -> Generator[None]:
     logger = logging.getLogger(library)
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ hands each recording's pieces on as they are done. Knows no token layout, codec 
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -103,7 +103,7 @@ class Enhancer:
             with self._lock, self.adapters.using(options.adapter):
                 pass  # it is there, and fits
         scorer_of(options.choose)  # it is there
-        arguments = dict(options.generate) | ({"do_sample": True} if options.candidates > 1 else {})
+        arguments: dict[str, Any] = dict(options.generate) | ({"do_sample": True} if options.candidates > 1 else {})
         own = self.model.generation_config
         beams = arguments.get("num_beams", getattr(arguments.get("generation_config", own), "num_beams", 1)) or 1
         is_greedy = not options.draws and beams == 1
@@ -164,7 +164,7 @@ class Enhancer:
         return rows
 
     @contextmanager
-    def _alone(self, adapter: Any) -> Iterator[None]:
+    def _alone(self, adapter: Any) -> Generator[None]:
         """With the model to itself and a call's adapter, without gradients, dropout or autocast that may be on."""
         with self._lock:
             was_training, device = self.model.training, self.model.device

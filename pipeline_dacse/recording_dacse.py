@@ -187,7 +187,7 @@ class Recording:
 
     def _join_codes(
         self, rows: Iterator[EnhancedWindow], confidences: list[np.ndarray]
-    ) -> Iterator[tuple[torch.LongTensor, torch.LongTensor]]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yields the codes each window owns, (channel, codebook, frame): as generated, and as they were."""
         while group := list(itertools.islice(rows, self.channels)):
             if self.options.return_confidence:
@@ -195,7 +195,7 @@ class Recording:
             generated = torch.stack([row.owned(row.codes) for row in group])
             yield generated, torch.stack([row.owned(row.window.codes) for row in group])
 
-    def _enhance_sound(self, codes: Iterator[tuple[torch.LongTensor, torch.LongTensor]]) -> Iterator[np.ndarray]:
+    def _enhance_sound(self, codes: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[np.ndarray]:
         """Yields the enhanced audio at the codec's rate, (channel, sample)."""
         rate, keep = self.processor.sampling_rate, self.options.keep_recording
         own, own_again = (_Reader(blocks, self.channels) for blocks in itertools.tee(self.for_levels))

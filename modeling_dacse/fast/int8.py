@@ -89,18 +89,18 @@ class Int8Linear(nn.Linear):
         self.register_buffer("scales", torch.empty(out_features, dtype=torch.float32, device=device))
         self._packed: tuple[int, torch.Tensor] | None = None  # which weights, and they as the processor reads them
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if hidden.device.type != "cpu":
-            raise ValueError(f"a model in int8 runs on a CPU, not on {hidden.device}: load it in bfloat16 for that")
-        rows, scales = hidden.flatten(0, -2), self.scales.float()
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.device.type != "cpu":
+            raise ValueError(f"a model in int8 runs on a CPU, not on {input.device}: load it in bfloat16 for that")
+        rows, scales = input.flatten(0, -2), self.scales.float()
         if adds_in_32_bits():
             whole, row_scales = quantize_rows(rows)
             product = multiply_whole(whole, self._pack(), scales) * row_scales
         else:
             product = multiply_widened(rows, self.weight, scales)
-        product = product.to(hidden.dtype)
+        product = product.to(input.dtype)
         product = product if self.bias is None else product + self.bias
-        return product.view(*hidden.shape[:-1], -1)
+        return product.view(*input.shape[:-1], -1)
 
     def _pack(self) -> torch.Tensor:
         if self._packed is None or self._packed[0] != self.weight.data_ptr():
