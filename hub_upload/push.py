@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.utils import validate_repo_id
 
 from .answers import clear_errors, retry
-from .remote import SPACE, Kind, Manifest, Remote, find_remote, refuse_foreign
+from .remote import SPACE, Kind, Manifest, Remote, find_remote, refuse_foreign, refuse_to_overwrite
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib")
 PICKLE_STARTS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -65,13 +65,14 @@ def push(
         kind: of what is published.
         prepare: fills the folder it is given, and raises when its content is not fit to be published.
         private: whether the repository, if it has to be made, is visible to its owners only.
-        force: replaces the content of a repository that was not published by dacse.
+        force: replaces what was not published by dacse.
         dry_run: prepares and lists, uploads nothing.
         variables: of a Space, set beside those it has.
 
     Raises:
         PermissionError: no token, a malformed or refused one, or one without the right to write there.
-        FileExistsError: the repository holds something else and `force` is not given.
+        FileExistsError: the repository holds something else, or under the name of one of the files a file that was
+            added by hand, and `force` is not given.
         ConnectionError: the Hub cannot be reached, or does not stop failing.
         ValueError: `repo_id` is no such name, or a prepared file is a pickle.
     """
@@ -97,6 +98,8 @@ def push(
         if dry_run:
             return Publication(repo_id, kind, files)
         remote = look()  # once more: preparing took its time
+        if not force:
+            refuse_to_overwrite(remote, repo_id, kind, set(names_in(folder)))
         removed = [] if remote is None else remote.superseded(kind, set(names_in(folder)))
         kept = [] if remote is None else remote.added_by_hand(kind, set(names_in(folder)))
         url = publish(api, folder, repo_id, kind, remote, removed, private, variables or {})

@@ -82,6 +82,10 @@ class Remote:
         replaced = self.files & self.manifest.files if self.manifest and self.is_of(kind) else self.files
         return sorted(replaced - staged)
 
+    def overwritten(self, kind: Kind, staged: set[str]) -> list[str]:
+        """Files that somebody else put there, under names that `staged` has as well."""
+        return sorted(self.files & staged - self.manifest.files) if self.manifest and self.is_of(kind) else []
+
     def added_by_hand(self, kind: Kind, staged: set[str]) -> list[str]:
         """Files that stay: published neither before nor now."""
         return sorted(self.files - staged - set(self.superseded(kind, staged)))
@@ -116,3 +120,15 @@ def refuse_foreign(remote: Remote | None, repo_id: str, kind: Kind) -> None:
         f"the {kind.repo_type} repository {repo_id} exists and holds something else ({names}); "
         "choose another name, or replace its content with --force"
     )
+
+
+def refuse_to_overwrite(remote: Remote | None, repo_id: str, kind: Kind, staged: set[str]) -> None:
+    """
+    Raises:
+        FileExistsError: files that were added by hand have names of files in `staged`.
+    """
+    if remote is not None and (names := remote.overwritten(kind, staged)):
+        raise FileExistsError(
+            f"{', '.join(names[:5])} in {repo_id} was not published by dacse and would be overwritten; "
+            "rename or remove it there, or replace it with --force"
+        )

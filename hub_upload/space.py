@@ -26,7 +26,9 @@ FILES = (
     "player.html",
     "player.js",
     "style.css",
-    "examples/*.flac",
+    "examples/address_of_1961.flac",
+    "examples/machine_noise.flac",
+    "examples/microphone_hiss.flac",
 )
 MODEL_FOLDER = "model"  # where a Space that brings its own model has it
 NEEDED = {"processor_config.json", "pipeline_dacse.py"}  # to enhance without this package
@@ -40,11 +42,9 @@ def stage_space(folder: Path, models: Sequence[str]) -> None:
         models: Hub ids of the models it offers; the Hub links them, and downloads them as it builds the Space.
     """
     app = Path(next(iter(find_spec("spaces_app").submodule_search_locations)))
-    for pattern in FILES:
-        for path in app.glob(pattern):
-            target = folder / path.relative_to(app)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+    (folder / "examples").mkdir()
+    for name in FILES:
+        shutil.copyfile(app / name, folder / name)
     readme = folder / "README.md"
     _, header, text = readme.read_text().split("---\n", 2)
     for field in ("models", "preload_from_hub") if models else ():

@@ -24,7 +24,7 @@ else:
 
 import gradio as gr
 from comparison import Comparison
-from offer import BASE_MODEL, MOST_CANDIDATES, Choices, Settings, adapters_beside, load_pipelines
+from offer import BASE_MODEL, KEEP_RECORDING, MOST_CANDIDATES, Choices, Settings, adapters_beside, load_pipelines
 from page import EXAMPLES, HERE, KEPT_SECONDS, THEME, build_page, message, progress, span
 from recording import UploadedRecording, read_recording
 
@@ -73,12 +73,16 @@ class Space:
         yield from self._enhance(path, recording, choices, folder)
 
     def _read(self, path: str | None, choices: Choices) -> UploadedRecording:
+        if choices.model not in self.pipelines:
+            raise ValueError(f"There is no model {choices.model!r} here; choose one of {list(self.pipelines)}.")
         adapters = self.adapters[choices.model]
         if choices.adapter not in [BASE_MODEL, *adapters]:
             raise ValueError(
                 f"{choices.model} has no specialist {choices.adapter!r}; choose one of {adapters} or none."
             )
-        if not 1 <= (choices.candidates or 1) <= MOST_CANDIDATES:
+        if choices.keep_recording not in KEEP_RECORDING:
+            raise ValueError(f"What is heard is {choices.keep_recording!r}; choose one of {list(KEEP_RECORDING)}.")
+        if choices.candidates is not None and not 1 <= choices.candidates <= MOST_CANDIDATES:
             raise ValueError(f"Candidates is {choices.candidates}; choose a number from 1 to {MOST_CANDIDATES}.")
         processor = self.pipelines[choices.model].processor
         return read_recording(path, processor.stream_audio, processor.sampling_rate, self.settings)

@@ -89,6 +89,7 @@ def test_a_space_is_made_of_its_files_and_of_nothing_that_lies_beside_them(tmp_p
         ".gradio/flagged.csv",
         "__pycache__/app.pyc",
         "examples/mine.wav",
+        "examples/mine.flac",
     ):
         (place / stray).parent.mkdir(exist_ok=True)
         (place / stray).write_text("HF_TOKEN=secret")

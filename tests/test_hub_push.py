@@ -84,6 +84,19 @@ def test_a_new_version_takes_all_that_the_old_one_brought_and_leaves_and_names_w
     assert len(hub.log("user/model")) == 4
 
 
+def test_what_was_added_by_hand_is_not_overwritten_but_by_force(hub):
+    push("user/model", MODEL, writes(README=CARD))
+    hub.add("user/model", {"samples/a.flac": b"mine"})
+    new = writes(README=CARD, weights=b"v", **{"samples/a.flac": b"new"})
+    before = hub.state()
+    with pytest.raises(FileExistsError, match=r"samples/a\.flac in user/model .* --force"):
+        push("user/model", MODEL, new)
+    assert hub.state() == before
+    assert push("user/model", MODEL, new, force=True).kept == []
+    assert push("user/model", MODEL, new).kept == []  # now it is of dacse
+    assert hub.files("user/model")["samples/a.flac"] == b"new"
+
+
 def test_what_was_removed_by_hand_is_not_missed(hub):
     push("user/model", MODEL, writes(README=CARD, **{"samples/a.flac": b"a"}))
     del hub.files("user/model")["samples/a.flac"]

@@ -3,6 +3,7 @@
 # ruff: noqa: E402 - gradio may be absent, and the flat imports need the path that space_stand_in sets
 
 import doctest
+import html
 import re
 import subprocess
 import sys
@@ -165,10 +166,23 @@ def test_the_choices_reach_the_pipeline(space, tmp_path):
     *_, best = space.compare(path, *CHOICES[:-1], 3, "default", 4)
     drawn = {"candidates": 4, "do_sample": True, "temperature": 1.0, "seed": 3}
     assert space.pipelines["one"].calls[-1] == plain | drawn and best.shown["label"].startswith("best of 4")
-    with pytest.raises(ValueError, match="Candidates is 9; choose a number from 1 to 8"):
-        next(space.compare(path, *CHOICES, "default", 9))
-    with pytest.raises(ValueError, match="no specialist '/etc'"):
-        next(space.compare(path, "one", "/etc", 1.0, False, 1.0, 0))
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ((*CHOICES, "default", 9), "Candidates is 9; choose a number from 1 to 8"),
+        ((*CHOICES, "default", 0), "Candidates is 0; choose a number from 1 to 8"),
+        ((*CHOICES, None), "What is heard is None; choose one of"),
+        ((*CHOICES, "maybe"), "What is heard is 'maybe'; choose one of"),
+        (("one", "/etc"), "no specialist '/etc'"),
+        (("two",), "There is no model 'two' here; choose one of"),
+        ((None,), "There is no model None here; choose one of"),
+    ],
+)
+def test_a_choice_that_is_none_is_a_friendly_line(space, tmp_path, choices, message):
+    (update,) = space.run(write_tone(tmp_path, 0.1), *choices)
+    assert 'role="alert"' in update[0] and message in html.unescape(update[0])
 
 
 def test_an_emptied_seed_draws_anew_and_one_that_is_none_is_a_friendly_line(space, tmp_path):
