@@ -20,7 +20,6 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 JOINT_WEIGHTS = 2**21
 FEW_TOKENS = 128  # of more, the usual order of a product is as fast
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where one token's attention was measured otherwise
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
 
@@ -278,7 +277,7 @@ def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     """Attention of one token, queries (row, head, size), on a CPU: (row, hidden)."""
     num_rows, num_heads, size = query.shape
     grouped = query.contiguous().view(num_rows, keys.shape[1], -1, size)  # queries that share keys and values
-    if num_heads > keys.shape[1] and query.dtype == torch.float32 and not HAS_AVX512:
+    if num_heads > keys.shape[1] and query.dtype == torch.float32:
         # They are as the tokens of one head.
         return nn.functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(num_rows, -1)
     grouped = grouped.flatten(0, 1) * size**-0.5
