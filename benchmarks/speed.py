@@ -7,6 +7,8 @@
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed.py --processor-time
                                                             on a busy machine: one core, and only what it did for us
 
+Seconds of the processor are those of one thread: more of them wait for one another by counting.
+
 Rows run one after the other, each in a process of its own, which also gives the memory it needed. What is done
 is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. Every
 row has two rounds, and no row begins another one once it has had half a minute.
@@ -122,8 +124,8 @@ def describe(row: Row, seconds: list[float], baselines: list[float], bandwidths:
         least = row.bytes_read / statistics.median(bandwidths)
         facts["of the memory limit"] = f"{least / median:.0%}"
         facts["ratio at that limit"] = f"{statistics.median(baselines) / least:.1f} x"
-    if torch.cuda.is_available():
-        facts["gigabytes on the GPU"] = round(torch.cuda.max_memory_allocated() / GIGABYTE, 1)
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        facts["gigabytes on the GPU"] = round(allocated / GIGABYTE, 1)
     if row.count > 1:
         facts["tokens per second"] = round(row.count / median, 1)
     return facts

@@ -3,12 +3,12 @@
 Every row is a function of a `Scale` and a device that returns a `Row` of calls which do the same work.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import dacse
 from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_frames
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 from training_dacse.clips.corpus import corpus_pairs
-from training_dacse.tokens.tokenize import write_shards
+from training_dacse.tokens.tokenize import start_worker, work
 from training_dacse.tokens.writer import ShardWriter, loaded_processor
 
 PACKET_SECONDS, LOSS = 0.1, 0.2
@@ -170,10 +170,13 @@ def gpu_tokens(scale: Scale, device: str) -> Row:
 
 
 def corpus_row(scale: Scale, device: str, codec: str, name: str, goal: str) -> Row:
-    """Both ways degrade the same clips in the same way; a clip counts once for its two sides."""
+    """Both ways degrade the same clips in the same way; a clip counts once for its two sides.
+
+    Ours shares the shards out to a process a thread, as `dacse tokenize --processes` does; their start is not timed.
+    """
     folder = Path(tempfile.mkdtemp())
     processor = loaded_processor(codec, device)
-    rate, processes = processor.sampling_rate, len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    rate, processes = processor.sampling_rate, torch.get_num_threads() if device == "cpu" else 1
     recording = speech(2 * scale.clip_seconds, rate)
     for number in range(RECORDINGS):
         place = folder / "speech" / str(number) / "speech.wav"
@@ -181,13 +184,15 @@ def corpus_row(scale: Scale, device: str, codec: str, name: str, goal: str) -> R
         soundfile.write(place, np.roll(recording, number * rate // 4), rate)
     (folder / "recipe.yaml").write_text(RECIPE.format(seconds=scale.clip_seconds))
     pairs = corpus_pairs(str(folder / "speech"), folder / "recipe.yaml", rate, processor.hop_length, whole_speech=True)
-    shard_size = scale.clips // processes
-    writer = ShardWriter(folder / "tokens", pairs, codec, scale.clips, shard_size, device=device)
-
-    def ours() -> None:
-        shutil.rmtree(writer.folder, ignore_errors=True)
-        writer.folder.mkdir()
-        write_shards({"train": writer}, [("train", number) for number in range(writer.num_shards)], processes)
+    writer = ShardWriter(folder / "tokens", pairs, codec, scale.clips, scale.clips // processes, device=device)
+    writer.folder.mkdir()
+    shards = [("train", number) for number in range(writer.num_shards)]
+    if processes == 1:
+        ours = partial(writer.write, 0)
+    else:
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), start_worker, ({"train": writer},))
+        ours = partial(write_together, pool, shards)
+        ours()
 
     return Row(
         f"{scale.clips} clips of {scale.clip_seconds:g} s made into tokens, {name}",
@@ -196,6 +201,12 @@ def corpus_row(scale: Scale, device: str, codec: str, name: str, goal: str) -> R
         audio_seconds=scale.clips * scale.clip_seconds,
         facts={"processes": processes},
     )
+
+
+def write_together(pool: ProcessPoolExecutor, shards: list[tuple[str, int]]) -> None:
+    """Has the processes of a pool make shards."""
+    for _ in pool.map(work, shards):
+        pass
 
 
 def command(scale: Scale, device: str) -> Row:
