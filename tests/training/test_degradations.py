@@ -237,6 +237,11 @@ def test_every_shipped_recipe_reads():
         ({"steps": [{"kind": "white_noise", "snr": [0, 5]}]}, "unknown option 'snr'"),
         ({"steps": [{"kind": "natural_noise"}]}, "draws from a noise source and none was given"),
         ({"stepz": []}, "unknown keys"),
+        ([{"kind": "white_noise"}], r"task 'mine' is \[.*give it as `steps:"),
+        ({"steps": {"kind": "white_noise"}}, "task 'mine' is .*give it as `steps:"),
+        ({"steps": ["white_noise"]}, "a step is 'white_noise'; give it as"),
+        ({"steps": [{"kind": "white_noise", "probability": "often"}]}, "probability is often"),
+        ({"weight": "heavy"}, "weight is 'heavy'; give a number"),
         ({"weight": -1}, "weights"),
     ],
 )

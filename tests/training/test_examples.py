@@ -299,10 +299,33 @@ def test_settings_may_be_nested_and_the_command_line_wins(tmp_path):
         data, args = parse_arguments(DataArguments, DacSeTrainingArguments, argv=argv)
         assert args.lr_scheduler_kwargs == {"min_lr": 1e-5} and args.max_steps == 9 and data.tokens == "a"
         assert args.sampling == {"kind": "easy_first", "epochs": 3}
-    for wrong, message in (("max_step: 3", "unknown setting 'max_step'"), ("batching: magic", "choose one of rows")):
-        path.write_text(wrong)
-        with pytest.raises(ValueError, match=f"run.yaml: .*{message}"):
-            parse_arguments(DacSeTrainingArguments, argv=[f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", "unknown setting 'max_step'"),
+        ("batching: magic", "choose one of rows"),
+        ("max_steps: 7.5", "max_steps is 7.5; give a whole number"),
+        ("learning_rate: [1.0e-3]", r"learning_rate is \[0.001\]; give a number"),
+        ("order: noise", r"order is 'noise'; give a list, \[noise\]"),
+        ("order: [noise, room, noise]", "order names 'noise' more than once; rounds goes through"),
+        ("- max_steps", "no settings; give a line"),
+        ("max_steps: [", "no YAML"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_meant_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(DacSeTrainingArguments, Stage2Arguments, argv=[f"--config={path}"])
+
+
+def test_numbers_may_be_written_as_yaml_takes_them_for_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 5e-4")
+    (args,) = parse_arguments(DacSeTrainingArguments, argv=[f"--config={path}"])
+    assert args.learning_rate == 5e-4
 
 
 @pytest.mark.parametrize(
@@ -316,6 +339,7 @@ def test_settings_may_be_nested_and_the_command_line_wins(tmp_path):
         (["--eval_strategy", "epoch"], "eval_strategy is epoch, but batches come without end; give steps"),
         (["--train_sampling_strategy", "sequential"], "has no effect here; give sampling and batching"),
         (["--window_shards", "2", "--fresh_shards", "3"], "fresh_shards is 3; give 1 to window_shards, 2"),
+        (["--fresh_shards", "3"], "fresh_shards is 3, of no window; give window_shards or leave it out"),
         (
             ["--model_overrides", SHAPE.replace("128", "16")],
             "holds clips of 7 frames, but the model's context holds 2",

@@ -21,11 +21,12 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 from torch.utils.data import Dataset
 
+from ..files import write_json, written_whole
+
 DESCRIPTION = "cache.json"
 READING = "reading.json"  # which shards a training run reads now
 NAME = re.compile(r"tokens-(\d{6,})-(\d+)\.arrow")
 SIDES = ("noisy", "clean")
-NO_SPACE = 28  # errno of a full disk, the same on every system
 
 
 def features(codebook_size: int) -> Features:
@@ -51,35 +52,19 @@ def shard_name(number: int, rows: int) -> str:
 
 
 def write_shard(folder: Path, number: int, rows: list[dict], codebook_size: int) -> None:
-    """Writes one shard, whole or not at all, in the place of one of the same number that has other rows.
+    """Writes one shard, whole or not at all; what else there is of its number, other rows or half a file, goes.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
     table = pyarrow.Table.from_pylist(rows, schema=features(codebook_size).arrow_schema)
     path = folder / shard_name(number, len(rows))
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as unfinished:
         with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table.combine_chunks())
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        if error.errno != NO_SPACE:
-            raise
-        raise OSError(
-            error.errno, f"{folder}: the disk is full; make room and run the same command again: finished shards stay"
-        ) from error
-    unfinished.replace(path)
-    for other in folder.glob(f"tokens-{number:06d}-*.arrow"):
+    for other in folder.glob(f"tokens-{number:06d}-*"):
         if other != path:
-            other.unlink()
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a small file, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+            other.unlink(missing_ok=True)
 
 
 def claim(folder: Path, description: dict, remarks: dict) -> None:
@@ -88,23 +73,22 @@ def claim(folder: Path, description: dict, remarks: dict) -> None:
     Args:
         folder: of the shards.
         description: what decides about their bytes.
-        remarks: what does not, and is written all the same.
+        remarks: what does not, and is written all the same, each time anew.
 
     Raises:
         ValueError: they were made from something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / DESCRIPTION
-    if not path.exists():
-        write_json(path, description | remarks)
-        return
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text()) if path.exists() else description
     for name, value in flat(description).items():
         if flat(found).get(name) != value:
             raise ValueError(
                 f"{folder}: these tokens were made with another {name} ({flat(found).get(name)}, now {value}); give "
                 "another folder or delete this one"
             )
+    if found != description | remarks:
+        write_json(path, description | remarks)
 
 
 def flat(description: dict) -> dict:

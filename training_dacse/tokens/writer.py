@@ -77,6 +77,7 @@ class ShardWriter:
         }
         remarks = {"codec_path": str(self.codec_path), "window_frames": self.pairs.window_frames}
         remarks["codec_of_first"] = fingerprints  # codebooks
+        remarks["num_shards"] = self.num_shards
         claim(self.folder, description, remarks)
 
     def numbers(self, shard: int) -> range:
