@@ -37,7 +37,7 @@ def clip(array, rate=RATE):
 def test_every_metric_file_is_listed():
     files = {path.stem for path in Path(metric_path("")).parent.glob("*.py")}
     assert files - {"__init__"} == set(METRICS)
-    assert len(METRICS) == 13 and len(OFFLINE) == 8
+    assert len(METRICS) >= 13 and len(OFFLINE) >= 8
     for about in METRICS.values():
         assert all(-math.inf < scale.lowest < scale.highest < math.inf for scale in about.scales.values())
 

@@ -50,6 +50,12 @@ def test_a_degradation_keeps_shape_is_pure_and_follows_its_seed(degradation):
     assert not np.array_equal(first, other)
 
 
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="Other cannot be 'clipping', which is Clipping; choose another name"):
+        d.kind("clipping")(type("Other", (d.Clipping,), {}))
+    assert d.kind("clipping")(d.Clipping) is KINDS["clipping"][0]  # as a notebook does that runs a cell again
+
+
 @pytest.mark.parametrize(
     "degradation", [d.WhiteNoise(), d.BackgroundSound(hum), d.Babble(hum, speakers=(2, 4)), d.Reverberation(echo)]
 )
