@@ -35,7 +35,7 @@ from training_dacse.lm.arguments import (
 from training_dacse.lm.forgetting import ForgettingMatrix
 from training_dacse.lm.objective import Objective
 from training_dacse.lm.rewards.trainer import check_settings
-from training_dacse.lm.runs import make_model
+from training_dacse.lm.runs import make_model, new_config
 from training_dacse.lm.stages import make_anchor, present_tasks
 from training_dacse.tokens.cache import TokenCache
 from training_dacse.tokens.encode import find_processor
@@ -365,6 +365,14 @@ def test_settings_of_a_new_model_and_tokens_of_another_codec_are_refused_for_one
     other = make_tokens(place, str(tmp_path / "other"), codec=str(tmp_path / "codec"))
     with pytest.raises(ValueError, match="was made with another codec than that of .*stage1; make tokens with"):
         make_model(DataArguments(tokens=str(other), model=str(stage1)))
+
+
+def test_heads_of_a_new_model_follow_what_is_overridden():
+    grid = {"num_codebooks": 3, "codebook_size": 16}
+    config = new_config("tiny", "num_attention_heads=2,hidden_size=32", grid)
+    assert (config.num_key_value_heads, config.head_dim, config.num_codebooks) == (2, 16, 3)
+    with pytest.raises(ValueError, match="4 heads cannot share 3 for keys and values; give num_key_value_heads"):
+        new_config("tiny", "num_key_value_heads=3", grid)
 
 
 def test_a_model_stored_in_half_precision_is_trained_in_full(place, stage1, tmp_path):

@@ -171,6 +171,10 @@ def test_missing_and_damaged_shards_are_named(place, tokens, tmp_path):
     (train / "tokens-000002-8.arrow").write_bytes(b"broken")
     with pytest.raises(OSError, match=r"tokens-000002-8\.arrow: this shard is damaged .*delete it and make it again"):
         TokenCache(tmp_path / "tokens", "train")[20]
+    other = make_tokens(place, "of_another_seed", seed=9)
+    shutil.copy(other / "train" / "tokens-000002-8.arrow", train)
+    with pytest.raises(ValueError, match="2-8.arrow: this shard was made from something else than cache"):
+        TokenCache(tmp_path / "tokens", "train").column("task")
     for number in (2, 1):  # the last one too
         (train / f"tokens-00000{number}-8.arrow").unlink()
         with pytest.raises(FileNotFoundError, match=rf"shards {number}.* are missing; run `dacse tokenize` again"):

@@ -1,9 +1,11 @@
 """Numbered shards of tokens in a folder or on the Hub: what a row holds, and how one is found. Knows no waveform.
 
 A folder of shards has a `cache.json` that says what they were made from, and files `tokens-NUMBER-ROWS.arrow`: Arrow
-streams that are mapped into memory and that `datasets` reads (`Dataset.from_file`, `load_dataset("arrow", ...)`).
+streams that are mapped into memory and that `datasets` reads (`Dataset.from_file`, `load_dataset("arrow", ...)`). Each
+has the fingerprint of what it was made from in its header.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +27,7 @@ from ..files import write_json, written_whole
 
 DESCRIPTION = "cache.json"
 READING = "reading.json"  # which shards a training run reads now
+MADE_FROM = "made_from"  # a fingerprint, in the description and in every shard
 NAME = re.compile(r"tokens-(\d{6,})-(\d+)\.arrow")
 SIDES = ("noisy", "clean")
 
@@ -51,13 +54,21 @@ def shard_name(number: int, rows: int) -> str:
     return f"tokens-{number:06d}-{rows}.arrow"
 
 
-def write_shard(folder: Path, number: int, rows: list[dict], codebook_size: int) -> None:
+def write_shard(folder: Path, number: int, rows: list[dict]) -> None:
     """Writes one shard, whole or not at all; what else there is of its number, other rows or half a file, goes.
+
+    Args:
+        folder: that was claimed for what the shard is made from.
+        number: of the shard.
+        rows: see `features`.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    table = pyarrow.Table.from_pylist(rows, schema=features(codebook_size).arrow_schema)
+    described = json.loads((folder / DESCRIPTION).read_text())
+    schema = features(described["codebook_size"]).arrow_schema
+    schema = schema.with_metadata(schema.metadata | {MADE_FROM: described[MADE_FROM]})
+    table = pyarrow.Table.from_pylist(rows, schema=schema)
     path = folder / shard_name(number, len(rows))
     with written_whole(path) as unfinished:
         with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
@@ -87,8 +98,10 @@ def claim(folder: Path, description: dict, remarks: dict) -> None:
                 f"{folder}: these tokens were made with another {name} ({flat(found).get(name)}, now {value}); give "
                 "another folder or delete this one"
             )
-    if found != description | remarks:
-        write_json(path, description | remarks)
+    content = json.dumps(description, sort_keys=True)
+    described = description | {MADE_FROM: hashlib.sha256(content.encode()).hexdigest()[:16]} | remarks
+    if found != described:
+        write_json(path, described)
 
 
 def flat(description: dict) -> dict:
@@ -199,6 +212,7 @@ class Shards(Dataset):
         Raises:
             FileNotFoundError: there is no such shard.
             OSError: it is damaged.
+            ValueError: it was made from something else than the others.
         """
         if number not in self.tables:
             rows = self.rows()
@@ -206,9 +220,15 @@ class Shards(Dataset):
                 raise FileNotFoundError(f"{self}: shard {number} is missing; run `dacse tokenize` again")
             path = self.fetch(shard_name(number, rows[number]))
             try:
-                self.tables[number] = pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
+                table = pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
             except pyarrow.ArrowInvalid as error:
                 raise OSError(f"{path}: this shard is damaged ({error}); delete it and make it again") from error
+            if table.schema.metadata.get(MADE_FROM.encode(), b"").decode() != self.description[MADE_FROM]:
+                raise ValueError(
+                    f"{path}: this shard was made from something else than {DESCRIPTION} beside it says; delete it "
+                    "and run `dacse tokenize` again"
+                )
+            self.tables[number] = table
         return self.tables[number]
 
     def __getitem__(self, place: tuple[int, int]) -> dict:

@@ -1,7 +1,7 @@
 """A corpus made into tokens, to train on and to hold out, by any number of processes and machines.
 
-The unit of work is a numbered shard. A machine of several makes every so-manieth; a process of a machine makes one
-after the other; whatever was made is left as it is.
+The unit of work is a numbered shard. The second of eight machines makes shards 1, 9, 17, ..., which its processes
+share; what was made before is left as it is.
 """
 
 import json
