@@ -47,14 +47,15 @@ def scores_of(waveforms: torch.Tensor, clean: torch.Tensor, rate: int) -> dict[s
     return found
 
 
-def draw(waveforms: dict[str, torch.Tensor], path: Path) -> None:
+def draw(waveforms: dict[str, torch.Tensor], rate: int, path: Path) -> None:
     """Spectrograms of some clips, a row for each set of waveforms (batch, sample)."""
     size = 9 * len(DRAWN), 4 * len(waveforms)
     figure, grid = plt.subplots(len(waveforms), len(DRAWN), figsize=size, squeeze=False)
     for row, (name, clips) in zip(grid, waveforms.items(), strict=True):
         for axes, clip in zip(row, DRAWN, strict=True):
-            axes.imshow(decibels(clips[clip].numpy()), origin="lower", aspect="auto")
-            axes.set_title(f"{name}, clip {clip}")
+            extent = (0, clips.shape[1] / rate, 0, rate / 2000)
+            axes.imshow(decibels(clips[clip].numpy()), origin="lower", aspect="auto", extent=extent)
+            axes.set(title=f"{name}, clip {clip}", xlabel="s", ylabel="kHz")
     path.parent.mkdir(exist_ok=True)
     save(figure, path)
 
@@ -65,10 +66,9 @@ def score_newest(run: Run, clean: torch.Tensor) -> dict[str, float]:
     codec = DacModel.from_pretrained(folder / "codec").eval()
     last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
     coded = decode_in_pieces(codec, encode_in_pieces(codec, clean)).clamp(-1, 1)
-    draw({"recording": clean, "codec": coded}, folder / "curve" / f"{last['step']:07}.png")
-    return {name: last[name] for name in ("step", "seconds", "mel", "spectrum")} | scores_of(
-        coded, clean, codec.config.sampling_rate
-    )
+    rate = codec.config.sampling_rate
+    draw({"recording": clean, "codec": coded}, rate, folder / "curve" / f"{last['step']:07}.png")
+    return {name: last[name] for name in ("step", "seconds", "mel", "spectrum")} | scores_of(coded, clean, rate)
 
 
 def main() -> None:

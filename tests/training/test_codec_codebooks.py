@@ -68,3 +68,24 @@ def test_no_gradient_moves_codes_or_the_constant_coordinate():
         assert quantizer.codebook.weight.grad is None
         for gradient in (quantizer.in_proj.weight.grad, quantizer.in_proj.bias.grad):
             assert torch.all(gradient[-1] == 0) and torch.all(gradient[:-1] != 0)
+
+
+def test_commitment_is_the_square_of_small_distances_and_grows_like_large_ones():
+    codec = DacModel(CONFIG)
+    codebooks = MovingCodebooks(codec)
+    for quantizer in codec.quantizer.quantizers:
+        quantizer.codebook.weight.zero_()
+    codes = torch.zeros(1, CONFIG.n_codebooks, 1, dtype=torch.long)
+    small, far, further = (float(codebooks.commitment(latents_at([value]), codes)) for value in (0.1, 100.0, 200.0))
+    assert small == pytest.approx(CONFIG.n_codebooks * 0.1**2, rel=0.01)
+    assert further == pytest.approx(2 * far, rel=0.02)
+
+
+def test_commitment_moves_latents_towards_the_code_each_of_them_chose():
+    codec = DacModel(CONFIG)
+    codebooks = MovingCodebooks(codec)
+    latents = latents_at([1.0, -1.0]).requires_grad_(True)
+    chosen = torch.tensor([[3, 5]]).expand(1, CONFIG.n_codebooks, -1)
+    codebooks.commitment(latents, chosen).backward()
+    codes = torch.cat([each.codebook.weight[[3, 5]] for each in codec.quantizer.quantizers], 1).T[None]
+    assert torch.equal(latents.grad.sign(), (latents - codes).detach().sign())

@@ -100,6 +100,23 @@ class MovingCodebooks:
             sums.lerp_(torch.zeros_like(sums).index_add_(0, chosen, pool), 1 - MEMORY)
             quantizer.codebook.weight.copy_(sums / counts.clamp(min=1e-8)[:, None])
 
+    def commitment(self, projected_latents: Tensor, codes: Tensor) -> Tensor:
+        """How far latents are from the codes that they chose: the mean square over dimensions, summed over codebooks.
+
+        From about 1 on it grows like the distance, not its square: a click makes latents tens of times as large as
+        speech does, and one such frame would else turn the step of a whole batch.
+
+        Args:
+            projected_latents: (batch, codebook * dim, frame).
+            codes: (batch, codebook, frame).
+        """
+        latents = projected_latents.unflatten(1, (len(self.quantizers), -1)).transpose(2, 3)
+        chosen = [
+            quantizer.codebook.weight[picks] for quantizer, picks in zip(self.quantizers, codes.unbind(1), strict=True)
+        ]
+        squares = (latents - torch.stack(chosen, 1)).square().mean(-1)  # (batch, codebook, frame)
+        return (2 * ((1 + squares).sqrt() - 1)).sum(1).mean()
+
     def pools(self, projected_latents: Tensor) -> Tensor:
         """(batch, codebook * dim, frame) -> the latents of each codebook, (codebook, place, dim)."""
         return projected_latents.unflatten(1, (len(self.quantizers), -1)).permute(1, 0, 3, 2).flatten(1, 2)

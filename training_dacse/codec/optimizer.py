@@ -5,6 +5,7 @@ from torch import nn
 
 BETAS = (0.8, 0.99)  # of AdamW (DAC, arXiv 2306.06546, section 4.2)
 MOMENTUM = 0.9  # of Muon
+WEIGHT_DECAY = 0.1  # of Muon (arXiv 2502.16982, section 2.2): without it, matrices grow with every step
 NARROW = 16  # channels; convolutions with so few on either side are left to AdamW
 
 
@@ -31,7 +32,7 @@ class CodecOptimizer:
             self.parts["muon"] = torch.optim.Muon(
                 self.matrices,
                 lr=matrix_learning_rate,
-                weight_decay=0.0,
+                weight_decay=WEIGHT_DECAY,
                 momentum=MOMENTUM,
                 adjust_lr_fn="match_rms_adamw",
             )

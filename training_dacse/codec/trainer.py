@@ -153,11 +153,12 @@ class CodecTrainer:
         with self._autocast():
             latents = self.encode(batch[:, None])
         # the choice of a code is a comparison of near neighbours: full precision
-        quantized, codes, projected, commitment, _ = self.model.quantizer(latents.float())
+        quantized, codes, projected, *_ = self.model.quantizer(latents.float())
         with self._autocast():
             estimate = self.decode(quantized)
         estimate = estimate.squeeze(1).float()
-        return estimate, codes, projected, self.distances(estimate, batch) | {"commitment": commitment.mean()}
+        losses = self.distances(estimate, batch) | {"commitment": self.codebooks.commitment(projected, codes)}
+        return estimate, codes, projected, losses
 
     def _judge(self, estimate: Tensor, batch: Tensor) -> dict[str, Tensor]:
         """Trains the discriminators by a step, then has them judge; the codec's losses carry its gradient."""
