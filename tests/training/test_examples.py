@@ -132,6 +132,7 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
     order = ["white_noise", "packet_loss"]
     options = ["--model", str(stage1), "--order", *order, "--replay", "0.3", "--anchor", "ewc", "--anchor_strength"]
     options += ["0.01", "--max_steps", "12", "--save_strategy", "steps", "--save_steps", "5", "--bf16", "true"]
+    options += ["--listen_clips", "1"]
     argv = command(place, "train_stage2.py", "stage2", *options, "--activation_checkpointing", "true")
     run(monkeypatch, argv)
     matrix = ForgettingMatrix.load(place / "stage2")
@@ -140,6 +141,7 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
         column = matrix.tasks.index(task)
         assert matrix.losses[row][column] < matrix.losses[row - 1][column]
     assert (place / "stage2" / "forgetting.png").stat().st_size > 1000
+    assert list((place / "stage2" / "1-packet_loss" / "audio").iterdir())
     trained = load_file(place / "stage2" / "model.safetensors")
     shorter = ForgettingMatrix(matrix.tasks, matrix.stages[:2], matrix.losses[:2])
     shorter.save(place / "stage2")  # as if killed in the second sub-stage, after its checkpoint at step 10
@@ -179,7 +181,7 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
     tokens = make_tokens(place, "pair_tokens", corpus=str(pairs), recipe=None, max_seconds=0.3, codec=str(stage1))
     before = load_file(stage1 / "model.safetensors")
     options = ["--model", str(stage1), "--tokens", str(tokens), "--learning_rate", "0.03"]
-    options += ["--save_strategy", "steps", "--save_steps", "4"]
+    options += ["--save_strategy", "steps", "--save_steps", "4", "--listen_clips", "1"]
     argv = command(place, "train_adapter.py", "adapter", *options)
     run(monkeypatch, argv)
     after = load_file(stage1 / "model.safetensors")
@@ -187,7 +189,7 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
     adapted = PeftModel.from_pretrained(DacSeForEnhancement.from_pretrained(stage1), place / "adapter")
     assert adapted.peft_config["default"].base_model_name_or_path == str(stage1)
     card = (place / "adapter" / "README.md").read_text()
-    assert "| pairs |" in card
+    assert "| pairs |" in card and list((place / "adapter" / "audio").iterdir())
     weights = load_file(place / "adapter" / "adapter_model.safetensors")
     (place / "adapter" / "adapter_model.safetensors").unlink()  # as if killed before it was saved
     run(monkeypatch, argv)
