@@ -78,6 +78,8 @@ def test_what_is_plain_is_accepted(given, expected):
         ({"generate": {"top_k": 2.5}}, "top_k is 2.5; give a whole number of ids"),
         ({"generate": {"top_p": 2}}, "top_p is 2; give a number from 0 to 1"),
         ({"generate": {"do_sample": "yes"}}, "do_sample is 'yes'; give True or False"),
+        ({"generate": {"use_cache": "no"}}, "use_cache is 'no'; give True or False"),
+        ({"generate": {"prompt_lookup_num_tokens": 1.5}}, "prompt_lookup_num_tokens is 1.5; give a whole number"),
         ({"generate": {"num_beams": 0}}, "num_beams is 0; give a whole number of beams, at least 1"),
         ({"generate": {"early_stopping": "never!"}}, "an argument of generate is wrong: .*early_stopping"),
         ({"candidates": 0}, "candidates is 0; give a whole number of answers to a window, at least 1"),
