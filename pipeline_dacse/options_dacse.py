@@ -240,7 +240,8 @@ def _check_generate(generate: Mapping[str, Any]) -> dict[str, Any]:
     try:
         GenerationConfig(**{name: checked[name] for name in settings}).validate()
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"an argument of generate is wrong: {' '.join(str(error).split())}") from error
+        names, fault = ", ".join(sorted(settings)), " ".join(str(error).split())
+        raise ValueError(f"an argument of generate is wrong: {fault} (of {names})") from error
     if checked.get("do_sample") and (
         (checked.get("num_beams") or 1) > 1 or checked.get("assistant_model") is not None
     ):

@@ -461,7 +461,7 @@ class Unread:
     ids=str,
 )
 def test_what_generate_does_not_take_is_said_before_audio_is_read(enhance, wrong):
-    with pytest.raises(ValueError, match=r"|".join([*wrong, "an argument of generate is wrong"])):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         enhance(Unread(), **wrong)
 
 
