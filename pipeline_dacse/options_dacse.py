@@ -41,6 +41,7 @@ KINDS = {
     "logits_processor": (Sequence, "a list of logits processors"),
     "stopping_criteria": (Sequence, "a list of stopping criteria"),
     "assistant_model": (nn.Module, "a model of the same ids"),
+    "prefix_allowed_tokens_fn": (Callable, "a function of a row's number and its ids"),
 }
 
 

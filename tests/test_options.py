@@ -87,6 +87,7 @@ def test_what_is_plain_is_accepted(given, expected):
         ({"generate": {"logits_processor": 3}}, "logits_processor is 3; give a list"),
         ({"generate": {"stopping_criteria": max}}, "stopping_criteria is .*; give a list"),
         ({"generate": {"assistant_model": "tiny"}}, "assistant_model is 'tiny'; give a model"),
+        ({"generate": {"prefix_allowed_tokens_fn": [5]}}, r"prefix_allowed_tokens_fn is \[5\]; give a function"),
         ({"choose": np.array([1, 2])}, r"choose is array\(\[1, 2\]\); give"),
         ({"output_sampling_rate": np.array([8000, 1])}, "output_sampling_rate is array.*; give a whole number of Hz"),
         ({"choose": "taste"}, "choose is 'taste'; give 'confidence', 'dnsmos' or a function"),
