@@ -237,12 +237,6 @@ def _check_generate(generate: Mapping[str, Any]) -> dict[str, Any]:
         checked[name] = (_whole if is_whole else _number)(name, generate[name], low, high, remedy)
     for name in checked.keys() & FLAGS:
         checked[name] = _flag(name, generate[name])
-    settings = GenerationConfig().to_dict().keys() & checked.keys()
-    try:
-        GenerationConfig(**{name: checked[name] for name in settings}).validate()
-    except (AttributeError, TypeError, ValueError) as error:
-        names, fault = ", ".join(sorted(settings)), " ".join(str(error).split())
-        raise ValueError(f"an argument of generate is wrong: {fault} (of {names})") from error
     if checked.get("do_sample") and (
         (checked.get("num_beams") or 1) > 1 or checked.get("assistant_model") is not None
     ):

@@ -451,6 +451,7 @@ class Unread:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"early_stopping": "never!"},
         {"bad_words_ids": 3},
         {"suppress_tokens": "a"},
         {"sequence_bias": 3},
