@@ -10,7 +10,6 @@ from pathlib import Path
 from command_dacse.manifests import is_manifest, read_manifest
 from command_dacse.remote import is_remote
 from command_dacse.search import (
-    AUDIO_SUFFIXES,
     CARD,
     TABLE,
     Findings,
@@ -152,7 +151,10 @@ def _why_nothing(argument: str) -> str:
     if is_manifest(argument):
         return "it lists no files"
     if os.path.isdir(argument) or is_remote(argument):
-        return f"folder without audio files ({', '.join(sorted(AUDIO_SUFFIXES))})"
+        return (
+            "folder without audio files, which end in .wav, .m4a, .mp4, ...; what is called otherwise is read if it is"
+            f" named: {os.path.join(argument, '*')!r}"
+        )
     return "nothing matches" if glob.has_magic(argument) else "no such file or folder"
 
 

@@ -1,36 +1,43 @@
 """Options of a command that can be seen to be wrong before torch, let alone a model, is loaded. Knows no torch."""
 
+from __future__ import annotations
+
 import math
 import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from command_dacse.engine import EngineSettings
 
 SERVED_WINDOWS = 64  # that a server is asked for at a time, unless somebody says how many
 DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa")
+# Of options that are numbers, as `EnhanceOptions` has them.
+RANGES = {
+    "strength": (lambda value: 0 <= value <= 1, "a number from 0 (the input) to 1 (enhanced)"),
+    "window_seconds": (lambda value: 0 < value < math.inf, "a number of seconds"),
+    "overlap_seconds": (lambda value: 0 <= value < math.inf, "a number of seconds"),
+    "batch_size": (lambda value: 1 <= value <= 2**31, "a whole number of windows, at least 1"),
+    "candidates": (lambda value: 1 <= value <= 2**31, "a whole number of answers to a window, at least 1"),
+    "seed": (lambda value: -(2**63) <= value < 2**64, "any number of 64 bits"),
+}
 
 
-def check_options(
-    model: str,
-    codec: str | None,
-    adapter: str | None,
-    device: str | None,
-    window_seconds: float | None,
-    overlap_seconds: float | None,
-) -> None:
+def check_options(settings: EngineSettings) -> None:
     """Raises ValueError for the first option that cannot be meant, whatever the machine and the model."""
-    for name, value, is_right in (
-        ("window_seconds", window_seconds, lambda value: 0 < value < math.inf),
-        ("overlap_seconds", overlap_seconds, lambda value: 0 <= value < math.inf),
-    ):
+    for name, (is_right, remedy) in RANGES.items():
+        value = settings.options[name]
         if value is not None and not is_right(value):
-            raise ValueError(f"{name} is {value}; give a number of seconds")
+            raise ValueError(f"{name} is {value}; give {remedy}")
+    device = settings.device
     if device is not None and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
         raise ValueError(f"device is {device!r}; give {', '.join(DEVICES[:3])}, ..., or one of several: cuda:1")
-    for place in filter(None, (model, codec)):
+    for place in filter(None, (settings.model, settings.codec)):
         check_model(place)
-    if adapter is not None:
-        _check_adapter(adapter, model)
+    if "adapter" in settings.options:
+        _check_adapter(settings.options["adapter"], settings.model)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,7 +16,7 @@ from command_dacse.files import STANDARD
 from command_dacse.formats import TAGS, Encoding, id3_tag
 from command_dacse.remote import exists_remote, find_remote, hub_dataset, is_remote, make_dataset, upload
 from command_dacse.search import is_special
-from command_dacse.terminal import write_out
+from command_dacse.terminal import CLOSED, write_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +85,25 @@ def prepare_targets(targets: list[str]) -> None:
         remove_leftovers(folder)
 
 
+def unwritable(targets: list[str]) -> dict[str, OSError]:
+    """Why nothing can be written to those of the targets of which that shows at once; what is tried leaves nothing."""
+    reasons: dict[str, OSError] = {}
+    tried: set[str] = set()
+    for target in targets:
+        try:
+            with naming(target):
+                if target == STANDARD and sys.stdout is None:
+                    raise OSError(errno.EBADF, CLOSED)
+                if not (target == STANDARD or is_remote(target) or is_special(target)):
+                    _try_to_write(os.path.realpath(target), tried)
+        except OSError as error:
+            reasons[target] = error
+    return reasons
+
+
 def remove_leftovers(folder: str) -> None:
     """Removes what processes that were killed left half written in a folder; those that still write hold a lock."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with contextlib.suppress(OSError):  # where there is no such folder, or it cannot be read
         for entry in os.scandir(folder):
             if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
                 with contextlib.suppress(OSError), open(entry.path, "r+b") as file:
@@ -103,6 +120,20 @@ def existing(targets: list[str]) -> set[str]:
     if elsewhere:
         here |= set(elsewhere) & set(find_remote(os.path.commonprefix(elsewhere).rpartition("/")[0]))
     return here
+
+
+def _try_to_write(path: str, tried: set[str]) -> None:
+    """Raises OSError if no file can come to be at a path; folders that one can be made in are noted as tried."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(path)  # whose name may be too long
+    folder = os.path.dirname(path)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if folder not in tried:
+        tempfile.TemporaryFile(dir=folder).close()
+        tried.add(folder)
 
 
 def _open_locked(path: str) -> BinaryIO:

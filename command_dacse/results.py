@@ -7,21 +7,24 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from command_dacse.files import STANDARD, Job, output_format
 from command_dacse.formats import choose_encoding
-from command_dacse.outputs import naming, open_sound, written_when_done
+from command_dacse.outputs import naming, open_sound, unwritable, written_when_done
 from command_dacse.remote import is_remote
-from command_dacse.search import is_special
+from command_dacse.search import TABLE, is_special
 from command_dacse.terminal import one_line, progress_bar, say, shown, write_out
 
 if TYPE_CHECKING:
     from pipeline_dacse.call_dacse import EnhancedRecording
 
+CSV = ".csv"
+REPORTS = (CSV, TABLE)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_BYTES_A_SECOND = 2000  # of any recording, where its header does not say how long it is
 
@@ -175,22 +178,46 @@ def summarize(
         say(f"{files}; {audio:.1f} s of audio in {seconds:.1f} s")
 
 
+def check_report(path: str, others: Iterable[str]) -> None:
+    """Sees whether a report can be written, before there is anything to report.
+
+    Args:
+        path: Of the report.
+        others: Files that are read or written, none of which it may be.
+
+    Raises:
+        ValueError: It is of no kind that is written, or one of the others.
+        OSError: Nothing can be written there.
+    """
+    if Path(path).suffix.lower() not in REPORTS:
+        raise ValueError(f"--report is {path!r}; end it in {' or '.join(REPORTS)}")
+    if os.path.realpath(path) in map(os.path.realpath, others):
+        raise ValueError(f"--report {path!r} would replace an input or a result; give it a name of its own")
+    for error in unwritable([path]).values():
+        raise error
+
+
 def write_report(path: str, results: list[Result]) -> None:
-    """Writes what became of each input as a table, a row for each, whole or not at all.
+    """Writes what became of each input as a table, a row for each, whole or not at all: CSV or parquet, by its name.
 
     Raises:
         OSError: It cannot be written.
     """
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import csv, parquet
 
+    is_csv = Path(path).suffix.lower() == CSV
     rows = [asdict(result) for result in results]
     texts = {name: pyarrow.string() for name in ("input", "output", "status", "error")}
-    schema = pyarrow.schema(texts | {"seconds": pyarrow.float64(), "warnings": pyarrow.list_(pyarrow.string())})
+    warned = pyarrow.string() if is_csv else pyarrow.list_(pyarrow.string())
+    schema = pyarrow.schema(texts | {"seconds": pyarrow.float64(), "warnings": warned})
     for row in rows:  # a name on a disk need not be text
         row |= {name: row[name] and os.fsencode(row[name]).decode(errors="backslashreplace") for name in texts}
+        if is_csv:  # whose cells hold no lists
+            row["warnings"] = "; ".join(row["warnings"]) or None
+    table = pyarrow.Table.from_pylist(rows, schema)
     with written_when_done(path) as file:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
+        (csv.write_csv if is_csv else parquet.write_table)(table, file)
 
 
 def name_of(source: str) -> str:

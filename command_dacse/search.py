@@ -161,8 +161,8 @@ def is_own_result(path: Path, output: str | None, searched: Path) -> bool:
     """Whether an earlier run into the same place, a folder inside the one that is searched, wrote this file."""
     if output is None:
         return path.stem.endswith(".enhanced")
-    folder = Path(output).resolve()
-    return searched.resolve() in folder.parents and folder in path.resolve().parents
+    folder, searched, path = (Path(os.path.realpath(place)) for place in (output, searched, path))
+    return searched in folder.parents and folder in path.parents
 
 
 def _is_searched(link: str, folder: str, linked: set[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import typer
 
+CLOSED = "it is closed"  # of a standard stream
 NOT_SHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, marks of direction, halves of characters, line ends
 
 
@@ -68,7 +69,7 @@ def write_out(file: BinaryIO) -> None:
         OSError: It is closed, full, or nothing reads from it.
     """
     if sys.stdout is None:
-        raise OSError(errno.EBADF, "it is closed")
+        raise OSError(errno.EBADF, CLOSED)
     try:
         shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()

@@ -7,8 +7,9 @@ did not, a file that was cut has less, and files put end to end (`cat a b`) have
 import io
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
+
+from .audio_parts_dacse import Part, read_at
 
 SCAN_BYTES = 1 << 22
 LONGEST_START = 128  # bytes of what the patterns below match
@@ -42,6 +43,11 @@ FIRST_STARTS = {kind: re.compile(start, re.DOTALL) for kind, start in STARTS.ite
 MP3_COUNTS = rb"\xff[\xe2-\xff]..(?:..)?\x00{9,32}(?:Xing|Info)\x00\x00\x00[\x00-\x0f]"
 NEXT_STARTS = FIRST_STARTS | {"mp3": re.compile(rb"ID3[\x02-\x04]\x00.[\x00-\x7f]{4}|" + MP3_COUNTS, re.DOTALL)}
 TAG_AFTER = re.compile(rb"APETAGEX|TAG.{125}\Z", re.DOTALL)  # APEv2 and ID3v1, which some write after any audio
+# Bytes of a frame with its head, by the type that stands in bits 3 to 6 of that (RFC 4867, section 5.3).
+AMR_FRAMES = {
+    b"#!AMR\n": (13, 14, 16, 18, 20, 21, 27, 32, 6, 7, 6, 6, 1, 1, 1, 1),
+    b"#!AMR-WB\n": (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1),
+}
 OTHER_CHUNKS = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"JUNK", b"PEAK", b"fact", b"NAME", b"ANNO", b"info"}
 
 
@@ -67,32 +73,10 @@ CHUNKS = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
-    """One recording of a file, which most often is all of it.
-
-    Attributes:
-        start, stop: Where it lies, in bytes.
-        kind: One of `STARTS`, or None.
-        size: Position in the file and bytes of a size that is to be read in place of the one that is written there.
-        fault: What its headers promise and it does not keep; None where nothing is known to be missing.
-        is_counted: Whether its header can say how long it is: an MP3 without a frame of counts cannot.
-        end: Of an Ogg, in samples of its clock, as its last page says.
-    """
-
-    start: int
-    stop: int
-    kind: str | None = None
-    size: tuple[int, bytes] | None = None
-    fault: str | None = None
-    is_counted: bool = True
-    end: int | None = None
-
-
 def find_parts(file: BinaryIO) -> list[Part]:
     """The recordings in a file that can be sought, in order; one for all of it where its kind is not known."""
     length = file.seek(0, io.SEEK_END)
-    head = _read(file, 0, LONGEST_START)
+    head = read_at(file, 0, LONGEST_START)
     kind = next((kind for kind, start in FIRST_STARTS.items() if start.match(head)), None)
     if kind is None:
         return [Part(0, length)]
@@ -100,48 +84,6 @@ def find_parts(file: BinaryIO) -> list[Part]:
     starts = {"ogg": _ogg_starts, "mp3": _mp3_starts}.get(kind, _starts)(matches)
     starts = [0, *(start for start in starts if start > 0)]
     return [_part(file, kind, start, stop) for start, stop in zip(starts, [*starts[1:], length], strict=True)]
-
-
-class PartFile(io.RawIOBase):
-    """One part of a file as a file of its own, with its size set right.
-
-    What goes wrong while FFmpeg reads, an interrupt among it, would get lost in its calls: `check` raises it after.
-    """
-
-    def __init__(self, file: BinaryIO, part: Part):
-        self.file, self.part, self.position = file, part, 0
-        self.error: BaseException | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.part.stop - self.part.start}[whence]
-        self.position = max(0, base + offset)
-        return self.position
-
-    def tell(self) -> int:
-        return self.position
-
-    def read(self, count: int = -1) -> bytes:
-        start, left = self.part.start + self.position, self.part.stop - self.part.start - self.position
-        try:
-            content = _read(self.file, start, max(0, left if count < 0 else min(count, left)))
-        except BaseException as error:
-            self.error = error
-            return b""
-        if self.part.size is not None:
-            content = _overlay(content, start, *self.part.size)
-        self.position += len(content)
-        return content
-
-    def check(self) -> None:
-        """Raises what went wrong while reading."""
-        if self.error is not None:
-            raise self.error
 
 
 def _starts(matches: Iterable[tuple[int, bytes]]) -> Iterator[int]:
@@ -189,6 +131,8 @@ def _part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
         return Part(start, stop, kind, fault=_shortfall(promised, present) if is_short else None)
     if kind == "mp3":
         return _mp3_part(file, start, stop)
+    if kind == "amr":
+        return _amr_part(file, start, stop)
     if kind == "au" or kind in CHUNKS:
         return _pcm_part(file, kind, start, stop)
     return Part(start, stop, kind)
@@ -201,10 +145,10 @@ def _pcm_part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
         return Part(start, stop, kind)
     field, width, byteorder, body = place
     own = CHUNKS[kind].counted if kind in CHUNKS else 0
-    size, present = int.from_bytes(_read(file, field, width), byteorder), max(0, stop - body)
+    size, present = int.from_bytes(read_at(file, field, width), byteorder), max(0, stop - body)
     claimed = max(0, size - own)
     if claimed == present or (claimed < present and _is_end_of_audio(file, kind, body, claimed, stop)):
-        return Part(start, stop, kind)
+        return Part(start, body + claimed if kind == "au" else stop, kind)  # of which FFmpeg reads on after that
     fault = None
     if claimed and not _is_placeholder(claimed):
         more = f"has {present - claimed} bytes of audio more than it promises, which are read too"
@@ -220,12 +164,12 @@ def _pcm_part(file: BinaryIO, kind: str, start: int, stop: int) -> Part:
 def _place_of_audio(file: BinaryIO, kind: str, start: int, stop: int) -> tuple[int, int, str, int] | None:
     """Where the size of the audio stands, its bytes and their order, and where the audio begins."""
     if kind == "au":
-        return start + 8, 4, "big", start + int.from_bytes(_read(file, start + 4, 4), "big")
+        return start + 8, 4, "big", start + int.from_bytes(read_at(file, start + 4, 4), "big")
     chunks = CHUNKS[kind]
     head = chunks.id_bytes + chunks.size_bytes
     position = start + chunks.first
     while position + head <= stop:
-        content = _read(file, position, head)
+        content = read_at(file, position, head)
         size = int.from_bytes(content[chunks.id_bytes :], chunks.byteorder)
         if content[: chunks.id_bytes] == chunks.audio_id:
             if kind == "rf64" and size == 0xFFFFFFFF:
@@ -237,25 +181,39 @@ def _place_of_audio(file: BinaryIO, kind: str, start: int, stop: int) -> tuple[i
 
 
 def _is_end_of_audio(file: BinaryIO, kind: str, body: int, claimed: int, stop: int) -> bool:
-    """Whether what comes after the claimed end of the audio is no more of it, but filling or another chunk."""
-    if kind not in CHUNKS:
-        return False
-    chunks = CHUNKS[kind]
-    position = body + claimed + -claimed % chunks.alignment
-    rest = _read(file, position, 1 << 16)[: max(0, stop - position)]
-    if claimed and (TAG_AFTER.match(rest) or (position + len(rest) == stop and not rest.strip(b"\x00"))):
+    """Whether what comes after the claimed end of the audio is no more of it, but filling, text or another chunk."""
+    chunks = CHUNKS.get(kind)
+    position = body + claimed + (-claimed % chunks.alignment if chunks else 0)
+    rest = read_at(file, position, 1 << 16)[: max(0, stop - position)]
+    is_all = position + len(rest) == stop
+    if claimed and (TAG_AFTER.match(rest) or (is_all and _is_text(rest.strip(b"\x00")))):
         return True
+    if chunks is None:
+        return False
     size = int.from_bytes(rest[chunks.id_bytes :][: chunks.size_bytes], chunks.byteorder)
     name = rest[:4]
     is_name = len(name) == 4 and name.isascii() and name.decode().isprintable()
     return name in OTHER_CHUNKS or (is_name and position + size <= stop)
 
 
+def _is_text(content: bytes) -> bool:
+    """Whether bytes are what people write, or nothing, which no sound is for long.
+
+    >>> [_is_text(content) for content in (b"by me,\\r\\n2024", "Größe".encode(), b"", b"\\x01\\x00", b"\\xff")]
+    [True, True, True, False, False]
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return False
+    return all(char.isprintable() or char in "\r\n\t" for char in text)
+
+
 def _end_of_content(file: BinaryIO, start: int, stop: int) -> int:
     """Where the zeros begin that a part ends in."""
     while stop > start:
         first = max(start, stop - (1 << 16))
-        content = _read(file, first, stop - first).rstrip(b"\x00")
+        content = read_at(file, first, stop - first).rstrip(b"\x00")
         if content:
             return first + len(content)
         stop = first
@@ -277,7 +235,7 @@ def _shortfall(promised: int, present: int) -> str:
 
 def _promised_bytes(file: BinaryIO, kind: str, start: int) -> int:
     """How long a header says that the file is."""
-    head = _read(file, start, 1 << 12)
+    head = read_at(file, start, 1 << 12)
     if kind == "avi":
         return 8 + int.from_bytes(head[4:8], "little")
     place = head.find(ASF_PROPERTIES) + 40
@@ -286,8 +244,8 @@ def _promised_bytes(file: BinaryIO, kind: str, start: int) -> int:
 
 def _mp3_part(file: BinaryIO, start: int, stop: int) -> Part:
     """Without zeros after the bytes that its frame of counts counts, which FFmpeg would take for another MP3."""
-    tag = _tag_bytes(_read(file, start, 10))
-    head = _read(file, start + tag, 1 << 13)[: stop - start]
+    tag = _tag_bytes(read_at(file, start, 10))
+    head = read_at(file, start + tag, 1 << 13)[: stop - start]
     counts = re.search(MP3_COUNTS, head, re.DOTALL)
     if counts and (flags := head[counts.end() - 1]) & 2:
         field = counts.end() + 4 * (flags & 1)
@@ -296,11 +254,21 @@ def _mp3_part(file: BinaryIO, start: int, stop: int) -> Part:
     return Part(start, stop, "mp3", is_counted=bool(counts) or b"VBRI" in head)
 
 
+def _amr_part(file: BinaryIO, start: int, stop: int) -> Part:
+    """Without zeros after its last frame, which FFmpeg would take for frames of sound."""
+    end = _end_of_content(file, start, stop)
+    header = next(header for header in AMR_FRAMES if read_at(file, start, len(header)) == header)
+    position = start + len(header)
+    while end < stop and position < end:
+        position += AMR_FRAMES[header][read_at(file, position, 1)[0] >> 3 & 15]
+    return Part(start, min(stop, position) if end < stop else stop, "amr")
+
+
 def _ogg_part(file: BinaryIO, start: int, stop: int) -> Part:
     """With what its last page says (RFC 3533, section 6), which has 64 kB at most."""
     tail_stop = min(stop, _end_of_content(file, start, stop) + (1 << 16))  # zeros may be a page's own
     tail_start = max(start, tail_stop - (1 << 17))
-    tail = _read(file, tail_start, tail_stop - tail_start)
+    tail = read_at(file, tail_start, tail_stop - tail_start)
     place = tail.rfind(b"OggS\x00")
     page = tail[place:]
     length = 27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) >= 27 else 27
@@ -325,20 +293,3 @@ def _find_all(file: BinaryIO, pattern: re.Pattern[bytes]) -> Iterator[tuple[int,
         if not block:
             return
         position, window = position + done, window[done:]
-
-
-def _read(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
-
-
-def _overlay(content: bytes, start: int, position: int, patch: bytes) -> bytes:
-    """
-    >>> _overlay(b"abcdef", 10, 14, b"XYZ"), _overlay(b"abc", 10, 9, b"XY")
-    (b'abcdXY', b'Ybc')
-    """
-    patched = bytearray(content)
-    for index, byte in enumerate(patch, position - start):
-        if 0 <= index < len(content):
-            patched[index] = byte
-    return bytes(patched)

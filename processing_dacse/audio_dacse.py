@@ -8,6 +8,7 @@ import io
 import os
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ import torch
 from .audio_arrays_dacse import read_array
 from .audio_decoder_dacse import FileDecoder
 
+WEB = ("http://", "https://")
+RESERVED = "%/:?#[]@!$&'()*+,;=~"  # letters of an address that mean something (RFC 3986, section 2.2), and escapes
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 MEMORY_BYTES = 1 << 26  # of what cannot be sought; more goes to the disk
 COPY_BYTES = 1 << 20
@@ -100,7 +103,7 @@ def stream_audio(source: Any, sampling_rate: int | None = None, block_seconds: f
         return _stream_file(io.BytesIO(source), "the given bytes", block_seconds)
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        file = _downloaded(name) if str(name).startswith(("http://", "https://")) else _opened(name)
+        file = _downloaded(name) if str(name).startswith(WEB) else _opened(name)
         return _stream_file(file, name, block_seconds)
     if hasattr(source, "read"):
         name = getattr(source, "name", "the given file object")
@@ -182,6 +185,16 @@ def _closing(file: BinaryIO, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarra
 
 def _opened(path: str | os.PathLike) -> BinaryIO:
     """A file to seek in; pipes and devices are read to their end first."""
+    if "://" in str(path):
+        raise ValueError(
+            f"{path} is no address that is read: give http(s), or a file that was opened there, such as"
+            f" fsspec.open({str(path)!r}).open()"
+        )
+    if os.path.isdir(path):
+        raise IsADirectoryError(
+            f"{path} is a folder; give a list of its files, such as sorted(pathlib.Path({str(path)!r}).glob('*.wav')),"
+            " or use `dacse enhance`"
+        )
     file = open(path, "rb")
     if file.seekable():
         return file
@@ -200,10 +213,14 @@ def _rest(source: Any) -> BinaryIO:
 
 
 def _downloaded(address: str) -> BinaryIO:
-    request = urllib.request.Request(address, headers={"User-Agent": "dacse"})
+    request = urllib.request.Request(urllib.parse.quote(address, safe=RESERVED), headers={"User-Agent": "dacse"})
     try:
         with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as response:
-            return _copied(response)
+            file = _copied(response)
+            if response.length:  # which counts down
+                file.close()
+                raise http.client.HTTPException(f"it broke off {response.length} bytes before its end")
+            return file
     except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
         raise OSError(f"cannot download {address} ({error}); check the address and the connection") from error
 

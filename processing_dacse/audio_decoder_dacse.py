@@ -18,7 +18,8 @@ from av.audio.frame import format_dtypes
 from av.audio.plane import AudioPlane
 
 from .audio_arrays_dacse import RESCALE, AudioWarning, check_rate, check_values, full_scale
-from .audio_containers_dacse import Part, PartFile, find_parts
+from .audio_containers_dacse import find_parts
+from .audio_parts_dacse import Part, PartFile
 
 # FFmpeg's names of what is read. A list, for it knows formats that name other files and addresses to be read in turn.
 FORMATS = "wav,w64,aiff,au,caf,nistsphere,flac,ogg,mp3,aac,mov,matroska,asf,amr,avi,flv,mpegts,mpeg"
@@ -26,10 +27,11 @@ LOSSLESS = {"flac", "alac"}  # codings beside PCM that keep samples as they were
 COUNTED = {"flac", "nistsphere", "mov", "matroska", "flv", "mp3"}  # formats whose length, if given, was counted
 EXACT_CLOCKS = {"flac", "ogg"}  # formats whose times are counts of samples; others round or measure them
 LARGEST_GAP = 0.2  # seconds by which the times of other formats may jump ahead with nothing missing
-LARGEST_LOSS = 60.0  # seconds that may be missing, or as much as is there
+LARGEST_LOSS = 1800.0  # seconds that may be missing (who is muted in a call sends nothing), or as much as is there
 TOLERANCE = 0.1  # seconds by which claims differ from what is there, through delays and rounding
 LARGEST_FILLING = 1 << 13  # samples of a packet
 ROUNDING = 0.002  # seconds by which an MP4 may be wrong about how long it is to be played
+TRIMMED_WRONG = {("ogg", "vorbis"), ("caf", "alac")}  # at whose end FFmpeg takes too many or too few samples away
 LARGEST_BLOCK = 1 << 24  # samples of all channels together
 REMEDY = "get the file again, or rewrite it, for example with `ffmpeg -i IN OUT.wav`"
 
@@ -129,7 +131,7 @@ class TrackDecoder:
             self.decoder.options = {"err_detect": "crccheck+explode"}
         self.coding = self.decoder.name
         self._forget_order_of_channels()
-        self.is_trimmed_here = self.coding == "vorbis" and self.kind == "ogg"
+        self.is_trimmed_here = (self.kind, self.coding) in TRIMMED_WRONG
         self.tags = {key.lower(): value for key, value in (self.container.metadata | self.stream.metadata).items()}
         self.format: AudioFormat | None = None  # of its first frame: a header may know half of it
         self.sample_type: str | None = None
@@ -267,7 +269,8 @@ class TrackDecoder:
         """Samples at the end that fill the last packet and are no part of the recording.
 
         FFmpeg leaves them there in an MP4, which says how long its last packet is, and how long all is to be played,
-        which may be rounded to a thousandth of a second. Of a short Ogg Vorbis it takes too many or too few away.
+        which may be rounded to a thousandth of a second. Of a short Ogg Vorbis it takes too many or too few away, of
+        ALAC in a CAF always as many as its last packet is shorter.
         """
         filling = 0
         if self.kind == "mov" and self.origin is not None and self.end:
@@ -276,6 +279,8 @@ class TrackDecoder:
             filling = self.count - (played if stop - played > ROUNDING * self.format.sampling_rate else stop)
         elif self.is_trimmed_here and self.part.end is not None:
             filling = self.count - self.part.end + (self.stream.start_time or 0)
+        elif self.is_trimmed_here and self.stream.duration:
+            filling = self.count - _scaled(self.stream.duration, self.ticks)
         return filling if 0 < filling <= LARGEST_FILLING else 0
 
     def _report(self) -> None:

@@ -3,6 +3,7 @@
 import http.server
 import io
 import os
+import socket
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,10 +144,32 @@ def test_what_is_not_audio_is_refused_with_the_remedy(source, message):
 def test_paths_and_addresses_that_cannot_be_opened_are_named(tmp_path, address):
     with pytest.raises(FileNotFoundError, match="missing.wav"):
         load_audio(tmp_path / "missing.wav")
-    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path} is a folder; give a list of its files, such as sorted"):
         load_audio(tmp_path)
+    with pytest.raises(ValueError, match="s3://a/b.wav is no address that is read: give http.s., or a file"):
+        load_audio("s3://a/b.wav")
     with pytest.raises(OSError, match="cannot download http.*missing.wav .*404.*; check the address"):
         load_audio(address.replace("audio", "missing"))
+
+
+def test_an_address_may_have_any_letters(wav, address):
+    np.testing.assert_array_equal(load_audio(address.replace("audio.wav", wav.name))[0], STEREO)
+
+
+def test_a_download_that_breaks_off_is_an_error_and_no_shorter_recording():
+    content = encode(speech(20_000, 44100), "mp3")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                head = f"HTTP/1.0 200 OK\r\nContent-Length: {len(content)}\r\n\r\n"
+                connection.sendall(head.encode() + content[:-1000])
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(OSError, match="cannot download http.* .it broke off 1000 bytes before its end.; check"):
+            load_audio(f"http://127.0.0.1:{server.getsockname()[1]}/a.mp3")
 
 
 def test_a_file_that_was_just_written_is_read_from_its_beginning_and_any_other_from_where_it_stands(wav, recwarn):

@@ -8,8 +8,9 @@ import pytest
 import soundfile
 
 from processing_dacse.audio_arrays_dacse import AudioWarning
-from processing_dacse.audio_containers_dacse import PartFile, find_parts
+from processing_dacse.audio_containers_dacse import find_parts
 from processing_dacse.audio_dacse import load_audio
+from processing_dacse.audio_parts_dacse import PartFile
 from tests.sounds import KINDS, STEP, encode, speech
 
 RECORDED = speech(20_000, 44100)
@@ -110,10 +111,28 @@ def test_what_follows_the_audio_is_no_sound(after, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("kind", ["mp3", "mp3 of lame", "flac", "ogg", "opus", "m4a", "wma"])
+@pytest.mark.parametrize("kind", CHUNKED)
+@pytest.mark.parametrize("text", [b"made by me\n", "Größe\r\n".encode() * 50, b"in a hurry" + bytes(100)])
+def test_text_that_was_written_after_the_audio_is_no_sound_either(kind, text, recwarn):
+    check_all_is_read(encode(RECORDED, kind) + text, kind)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["mp3", "mp3 of lame", "flac", "ogg", "opus", "m4a", "wma", "amr"])
 def test_neither_are_zeros_that_a_file_was_filled_up_with(kind, recwarn):
     content = encode(speech(2 * KINDS[kind].rate, KINDS[kind].rate), kind)
     np.testing.assert_array_equal(read(content + bytes(1 << 17)), read(content))
+    assert not recwarn.list
+
+
+def test_frames_of_a_wide_band_amr_that_end_in_zeros_are_not_taken_for_filling(recwarn):
+    frames = b"".join(
+        bytes([4 | kind << 3, 1, *bytes(size - 2)]) for kind, size in ((0, 18), (2, 33), (8, 61), (1, 24))
+    )
+    content = b"#!AMR-WB\n" + frames
+    assert find_parts(io.BytesIO(content + bytes(5000)))[0].stop == len(content)
+    waveform, rate = load_audio(content + bytes(5000))
+    assert (waveform.shape, rate) == ((1, 4 * 320), 16000)  # 20 ms each
     assert not recwarn.list
 
 

@@ -1,6 +1,8 @@
 """Every format that is read: sample counts, sound, what stands in its header, what is missing or damaged."""
 
 import io
+import re
+from pathlib import Path
 
 import av
 import numpy as np
@@ -79,6 +81,22 @@ def test_rarer_forms_of_the_formats_are_read_too():
             fill_track(output, add_track(output, coding, 44100, 2), recorded)
         waveform = read(file.getvalue())
         assert 30_000 <= waveform.shape[1] < 32_000 and waveform.shape[0] == 2, container
+
+
+@pytest.mark.parametrize("samples", [1, 4096, 4097, 30_000, 44_100])
+def test_an_alac_in_a_caf_has_as_many_samples_as_were_recorded(samples):
+    recorded, file = speech(samples, 44100), io.BytesIO()
+    with av.open(file, "w", format="caf") as output:
+        fill_track(output, add_track(output, "alac", 44100), recorded)
+    np.testing.assert_allclose(read(file.getvalue()), recorded, rtol=0, atol=2**-23)
+
+
+def test_an_id3_tag_before_another_format_is_passed_over(recwarn):
+    tag = b"ID3\3\0\0\0\0\0\x0fTIT2\0\0\0\5\0\0\0Song"
+    content = tag + encode(speech(30_000, 44100), "flac")
+    assert read(content).shape == (1, 30_000) and stream_audio(content).tags["title"] == "Song"
+    assert read(content + bytes(5000)).shape == (1, 30_000) and read(content * 2).shape == (1, 60_000)
+    assert not recwarn.list
 
 
 RATES = {
@@ -170,6 +188,28 @@ def test_formats_that_name_other_files_are_not_among_those_that_are_read():
         read(b"ffconcat version 1.0\nfile /etc/passwd\n")
 
 
+LISTED = {
+    "WAV": "wav", "RF64": "wav", "RIFX": "wav", "W64": "w64", "AIFF": "aiff", "AU": "au", "CAF": "caf",
+    "NIST SPHERE": "nistsphere", "FLAC": "flac", "ALAC": "mov", "MP3": "mp3", "MP2": "mp3", "AAC": "aac",
+    "Ogg Vorbis": "ogg", "Opus": "ogg", "WMA": "asf", "AMR": "amr", "MP4": "mov", "M4A": "mov", "MOV": "mov",
+    "3GP": "mov", "WebM": "matroska", "Matroska": "matroska", "AVI": "avi", "FLV": "flv", "ASF": "asf",
+    "transport streams": "mpegts", "MPEG": "mpeg",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("page", "first", "last"),
+    [("README.md", "It reads ", "from a path"), ("docs/guides/enhance.md", "| samples as they are |", "| from |")],
+)
+def test_the_pages_for_users_list_every_format_that_is_read_and_no_other(page, first, last):
+    assert set(LISTED.values()) == set(FORMATS.split(","))
+    text = (Path(__file__).parents[1] / page).read_text().split(first)[1].split(last)[0]
+    for name in sorted(LISTED, key=len, reverse=True):
+        assert name in text, name
+        text = text.replace(name, "")
+    assert not re.findall(r"\w*[A-Z]\w*", text)
+
+
 CUT = [
     kind for kind in KINDS if kind not in ("webm of a browser", "mpegts", "mpeg", "m4a", "alac", "3gp", "mp4 of opus")
 ]
@@ -248,17 +288,31 @@ def test_a_page_of_an_ogg_that_is_damaged_is_silent_and_the_rest_stays_in_its_pl
     assert np.sqrt(np.mean((waveform[:, end] - recorded[:, end]) ** 2)) < 0.03
 
 
-def test_more_missing_than_there_is_ends_in_an_error():
-    packets = [(pts, speech(1024, 48000)) for pts in (0, 1024, 48000 * 3600)]
+def with_pauses(starts: tuple[int, ...], rate: int) -> bytes:
+    """A recording of a call: a fiftieth of a second at each of some seconds, and nothing between them."""
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as output:
-        stream = output.add_stream("pcm_s16le", rate=48000, layout="mono")
-        for pts, samples in packets:
-            frame = av.AudioFrame.from_ndarray((samples * 2**15).astype(np.int16), format="s16", layout="mono")
-            frame.sample_rate, frame.pts = 48000, pts
+        stream = output.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for start in starts:
+            samples = (speech(rate // 50, rate) * 2**15).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = rate, start * rate
             output.mux(stream.encode(frame))
-    with pytest.raises(ValueError, match="is damaged: 3599.96 s are missing after 0.0426"):
-        read(file.getvalue())
+    return file.getvalue()
+
+
+def test_who_was_muted_for_minutes_of_a_call_is_silent_there_which_is_said():
+    content = with_pauses((0, 1, 901), 8000)
+    with pytest.warns(AudioWarning, match="lacks 901 s in 2 places, first at 0.02 s"):
+        waveform = read(content)
+    assert waveform.shape == (1, 901 * 8000 + 160)
+    np.testing.assert_array_equal(waveform[:, 901 * 8000 :], waveform[:, :160])
+    assert waveform.any() and not waveform[:, 8160 : 901 * 8000].any()
+
+
+def test_more_missing_than_there_is_ends_in_an_error():
+    with pytest.raises(ValueError, match="is damaged: 3599.98 s are missing after 0.02 s"):
+        read(with_pauses((0, 3600), 8000))
 
 
 def test_samples_louder_than_any_recording_are_named():

@@ -1,5 +1,6 @@
 """The `dacse` command: which files it reads and writes, what it says, and that it never leaves half a file."""
 
+import dataclasses
 import io
 import json
 import os
@@ -25,9 +26,12 @@ from peft import LoraConfig
 from typer.testing import CliRunner
 
 from command_dacse.cli import app
+from command_dacse.engine import EngineSettings
 from command_dacse.files import plan_jobs
+from command_dacse.options import RANGES, check_options
 from dacse import default_model
 from hub_upload.places import check_hub
+from pipeline_dacse import EnhanceOptions
 from processing_dacse.audio_dacse import stream_audio
 from tests.sounds import encode, speech, video
 from tests.tiny import tiny_model, tiny_pipeline
@@ -62,7 +66,7 @@ def run(model):
         ["--help"],
         ["enhance", "--help"],
         ["enhance"],
-        ["enhance", "x.wav", "--strength", "2"],
+        ["enhance", "x.wav", "--seed", "one"],
         ["enhance", "x.wav", "--dtype", "float17"],
         ["enhance", "README.md", "-o", "x.txt"],
         ["enhance", "README.md", "-o", "x.wav", "--overwrite", "--skip-existing"],
@@ -89,7 +93,13 @@ def test_help_and_wrong_arguments_answer_without_loading_torch(arguments):
         (["--window-seconds", "nan"], "window_seconds is nan; give a number of seconds"),
         (["--window-seconds", "0"], "window_seconds is 0.0; give a number of seconds"),
         (["--overlap-seconds", "-1"], "overlap_seconds is -1.0; give a number of seconds"),
+        (["--strength", "2"], "strength is 2.0; give a number from 0 (the input) to 1 (enhanced)"),
+        (["--strength", "nan"], "strength is nan; give a number from 0"),
+        (["--batch-size", "0"], "batch_size is 0; give a whole number of windows, at least 1"),
+        (["--candidates", "0"], "candidates is 0; give a whole number of answers to a window, at least 1"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616; give any number of 64 bits"),
         (["--adapter", "nothing"], "adapter 'nothing' is unknown; {model} has bandwidth_extension, denoise"),
+        (["--adapter", ""], "adapter '' is unknown; {model} has bandwidth_extension, denoise"),
         (["--model", "tests"], "tests has no config.json; give the directory of a model, or a Hub id"),
         (["--model", "./no such model"], "'./no such model' is neither a directory here nor a Hub id"),
         (["--codec", "/no/such/codec"], "'/no/such/codec' is neither a directory here nor a Hub id"),
@@ -110,6 +120,58 @@ def test_options_that_cannot_be_meant_are_one_line_without_loading_torch_with_js
     assert line.startswith("error: " + message.format(model=default_model()))
     report = json.loads(process.stdout)
     assert report["failed"] == 1 and report["error"] == report["files"][0]["error"] == line.removeprefix("error: ")
+
+
+NUMBERS = [0, 1, -1, 2**31, 2**31 + 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 0.5, 1.5, -0.5, np.nan, np.inf]
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_number_is_an_option_of_the_command_where_it_is_one_of_a_call(name):
+    nothing = EngineSettings(default_model(), None, None, "auto", False, None, dict.fromkeys(RANGES))
+    for value in NUMBERS:
+        if name in ("seed", "batch_size", "candidates") and value != value // 1:
+            continue
+        if name == "window_seconds" and value == 0:  # a call refuses it when it knows the model
+            continue
+        settings = dataclasses.replace(nothing, options=nothing.options | {name: value})
+        messages = []
+        for check in (partial(check_options, settings), partial(EnhanceOptions, **{name: value})):
+            try:
+                messages.append(check() and None)
+            except ValueError as error:
+                messages.append(str(error).replace("np.float64(nan)", "nan"))
+        command, call = (message and message.split("; give")[0] for message in messages)
+        assert command == (call if isinstance(call, str) else None), (value, messages)
+
+
+def test_the_first_screen_of_help_is_what_most_people_need():
+    screen = CliRunner(env={"COLUMNS": "100"}).invoke(app, ["enhance", "--help"]).stdout.splitlines()[:40]
+    for needed in ("noisy.wav -o clean.wav", "--output", "--format", "--overwrite", "--model", "--device", "--help"):
+        assert any(needed in line for line in screen), needed
+
+
+def test_what_cannot_be_written_is_said_before_a_model_is_loaded(monkeypatch, tmp_path):
+    def fail(settings):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(EngineSettings, "load", fail)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", noise(9), RATE)
+    Path("file").touch()
+    Path("folder/a.wav").mkdir(parents=True)
+    for output, reason in {
+        "/proc/out.wav": "No such file or directory",
+        "file/out.wav": "Not a directory",
+        "x" * 300 + ".wav": "File name too long",
+        "folder": "it is a folder",
+    }.items():
+        result = CliRunner().invoke(app, ["enhance", "a.wav", "-o", output])
+        place = "folder/a.wav" if output == "folder" else output
+        (line, *_) = result.stderr.splitlines()
+        assert (
+            result.exit_code == 1 and line == f"failed: a.wav: cannot write {place} ({reason}); write somewhere else"
+        )
+    assert sorted(os.listdir()) == ["a.wav", "file", "folder"]
 
 
 def test_a_folder_keeps_its_structure_names_and_bit_depth(run, tmp_path):
@@ -261,7 +323,12 @@ def test_inputs_that_name_no_audio_and_outputs_that_cannot_be_written(run, tmp_p
     soundfile.write(tmp_path / "a.wav", noise(9), RATE)
     result = run(tmp_path / "empty", tmp_path / "none*.wav", tmp_path / "a.wav", "-o", tmp_path / "file" / "out")
     assert result.exit_code == 1
-    assert "folder without audio files" in result.stderr and "nothing matches" in result.stderr
+    assert (
+        f"folder without audio files, which end in .wav, .m4a, .mp4, ...; what is called otherwise is read if it is \
+named: '{tmp_path}/empty/*'"
+        in result.stderr
+        and "nothing matches" in result.stderr
+    )
     assert f"cannot write {tmp_path / 'file' / 'out' / 'a.wav'} (Not a directory" in result.stderr
     assert "0 enhanced, 0 skipped, 3 failed" in result.stderr
 
@@ -297,7 +364,6 @@ def test_bad_standard_input_is_called_so(run, tmp_path):
         (["--adapter", "nothing"], "adapter 'nothing' is unknown"),
         (["--window-seconds", "60"], "window_seconds is 60.0"),
         (["--overlap-seconds", "60"], "overlap_seconds is 60.0"),
-        (["--window-seconds", "inf"], "window_seconds is inf"),
         (["--model", "tests"], "tests has no config.json"),
         (["--model", "./no such model"], "'./no such model' is neither a directory here nor a Hub id"),
         (["--codec", "/no/such/codec"], "'/no/such/codec' is neither a directory here nor a Hub id"),

@@ -60,6 +60,13 @@ def test_linked_folders_are_searched_and_loops_are_named():
     assert note == "in: left out links to folders that are searched already: 3 (another way, second link, sub/loop)"
 
 
+def test_a_link_to_itself_is_found_as_a_file_and_as_nothing_worse():
+    make("in/a.wav")
+    os.symlink("loop.wav", "in/loop.wav")
+    assert jobs(["in"], "out", None) == jobs(["in/*"], "out", None)
+    assert jobs(["in"], "in/out", None) == {"in/a.wav": "in/out/a.wav", "in/loop.wav": "in/out/loop.wav"}
+
+
 def test_a_folder_that_cannot_be_read_is_a_failure_and_named(monkeypatch):
     make("in/a.wav", "in/secret/b.wav")
     scandir = os.scandir

@@ -1,5 +1,6 @@
 """What the command reads and writes elsewhere, lists of files, data sets in parquet, shards and reports."""
 
+import csv
 import io
 import json
 import os
@@ -222,6 +223,41 @@ def test_the_report_has_a_row_for_each_input(run):
     }
     assert rows["in/good.wav"]["seconds"] == 0.05 and rows["in/good.wav"]["output"] == "out/good.wav"
     assert rows["missing.wav"]["error"] == "no such file or folder" and rows["in/good.wav"]["error"] is None
+
+
+def test_a_report_called_csv_is_one(run):
+    soundfile.write("good.wav", SPEECH, RATE)
+    with open("cut.wav", "wb") as file:
+        file.write(wav(subtype="PCM_16")[:-9])
+    result = run("good.wav", "cut.wav", 'no "such", thing.wav', "-o", "out", "--report", "r.CSV")
+    assert result.exit_code == 1
+    with open("r.CSV", newline="") as file:
+        rows = {row["input"]: row for row in csv.DictReader(file)}
+    good, cut, missing = rows["good.wav"], rows["cut.wav"], rows['no "such", thing.wav']
+    assert good == {"input": "good.wav", "output": "out/good.wav", "status": "enhanced", "error": ""} | {
+        "seconds": "0.05",
+        "warnings": "",
+    }
+    assert cut["warnings"].startswith("cut.wav promises 320 bytes and has 311: it was cut")
+    assert missing["error"] == "no such file or folder" and missing["seconds"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("r.xlsx", "--report is 'r.xlsx'; end it in .csv or .parquet"),
+        ("report", "--report is 'report'; end it in .csv or .parquet"),
+        ("files.csv", "--report 'files.csv' would replace an input or a result; give it a name of its own"),
+        ("/proc/r.csv", "cannot write /proc/r.csv (No such file or directory); write somewhere else"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_done(run, report, message):
+    soundfile.write("in.wav", SPEECH, RATE)
+    with open("files.csv", "w") as file:
+        file.write("path\nin.wav\n")
+    result = run("files.csv", "-o", "out", "--report", report)
+    assert result.exit_code == 2 and result.stderr == f"error: {message}\n"
+    assert sorted(os.listdir()) == ["files.csv", "in.wav"]
 
 
 def table(path, rows: int, bad: int | None = None, **columns) -> None:

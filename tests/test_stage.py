@@ -23,6 +23,7 @@ CODE = {
     "codes_dacse.py",
     "audio_arrays_dacse.py",
     "audio_containers_dacse.py",
+    "audio_parts_dacse.py",
     "audio_dacse.py",
     "audio_decoder_dacse.py",
     "codec_dacse.py",
