@@ -1,8 +1,11 @@
 """What the speed of dacse is measured against: the method written down plainly, with the stock parts of transformers.
 
 One window at a time, `LlamaForCausalLM.generate` with its dynamic cache, a logits processor that builds its mask row
-by row in Python, and a codec that is called on the whole file.
+by row in Python, and a codec that is called on the whole file. Tokens of a corpus one waveform at a time.
 """
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,3 +67,31 @@ def naive_enhance(llama: LlamaForCausalLM, config, processor: ProcessorMixin, wa
         ids = naive_generate(llama, config, processor.build_prompt(codes[..., span.start : span.stop]))
         pieces.append(processor.clean_codes(ids[0])[..., span.first - span.start : span.last - span.start])
     return codec.decode(audio_codes=torch.cat(pieces, dim=-1)).audio_values[0, : len(waveform)].numpy()
+
+
+@torch.inference_mode()
+def naive_tokens(processor: ProcessorMixin, pairs, numbers: Iterable[int], folder: Path) -> None:
+    """Codes of both sides of some pairs, one file a pair."""
+    codec = processor.audio_tokenizer
+    for number in numbers:
+        pair = pairs[number]
+        sides = {side: torch.from_numpy(pair[side])[None].to(codec.device) for side in ("noisy", "clean")}
+        codes = {side: codec.encode(waveform).audio_codes.cpu().numpy() for side, waveform in sides.items()}
+        np.savez(folder / f"{number}.npz", **codes)
+
+
+def passes_with_draft(clean: Sequence[int], noisy: Sequence[int], length: int) -> int:
+    """Passes that greedy decoding takes if each is given the next `length` noisy ids as a guess.
+
+    A pass gives the ids of the guess as far as they are the model's, and one more.
+
+    >>> passes_with_draft([1, 2, 3, 4, 9, 6], [1, 2, 3, 4, 5, 6], length=2)
+    3
+    """
+    place = passes = 0
+    while place < len(clean):
+        guess = zip(clean[place : place + length], noisy[place : place + length], strict=True)
+        right = [said == guessed for said, guessed in guess]
+        place += [*right, False].index(False) + 1
+        passes += 1
+    return passes

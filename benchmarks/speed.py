@@ -1,15 +1,17 @@
-"""Speed against the naive baseline of naive.py: every row's calls in turn, medians and spread, one JSON, one table.
+"""Speed against the naive baseline of naive.py: every row's calls in turn, their ratios, one JSON, one table.
 
-    python benchmarks/speed.py                              all rows of a CPU into docs/speed.md; 8 to 17 minutes
-    python benchmarks/speed.py --quick                      every row in a minute or two, printed only
+    python benchmarks/speed.py                              all rows of a CPU into docs/speed.md; about an hour
+    python benchmarks/speed.py --quick                      every row in a few minutes, printed only
     python benchmarks/speed.py --device cuda                the rows that need a GPU
     python benchmarks/speed.py --rows file codec --rounds 5 some rows
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/speed.py --processor-time
                                                             on a busy machine: one core, and only what it did for us
 
+Seconds of the processor are those of one thread: more of them wait for one another by counting.
+
 Rows run one after the other, each in a process of its own, which also gives the memory it needed. What is done
-is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. No
-row begins another round once it has had half a minute.
+is written after every row, into the table that is there; a row that fails is left out, and the exit status is 1. Every
+row has two rounds, and no row begins another one once it has had half a minute.
 """
 
 import argparse
@@ -23,60 +25,39 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
+import speed_rows_audio as rows_audio
+import speed_rows_decoding as rows_decoding
 import torch
 from machine import describe_machine
-from speed_rows import CPU_ROWS, FULL, GPU_ROWS, QUICK
-
-import dacse
-from modeling_dacse import DacSeConfig, DacSeForEnhancement
-from pipeline_dacse import Enhancer
+from speed_page import GIGABYTE, write_table
+from speed_row import FULL, QUICK, Row
 
 # Of a copy that says how fast memory is: far more than any cache, and on a GPU than it takes to begin.
 COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}
 ROW_SECONDS = 30  # after which no row begins another round
-WINDOW_FRAMES = FULL.window_frames  # 4 s of the released grid
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
-MODELS = {"embedded": None, "1B": "1B"}
-GIGABYTE = 1e9
-
-
-def describe_memory() -> list[str]:
-    """What each choice of model and dtype takes, computed from the configurations."""
-    lines = [
-        "## Memory",
-        "",
-        "Beside half a gigabyte of imports a process holds the weights, and for the windows of a batch their keys and",
-        "values: `2 * layers * key-value heads * head size * tokens * bytes`, in the dtype of the model (with int8 in",
-        "that of what is not rounded, which on x86 processors before VNNI is float32: twice the figures below). Left",
-        "to itself, `batch_size` is as many windows as take half a gigabyte on a CPU, or half of the free memory on a",
-        "GPU, and at most 64; `dacse enhance` says which, and `logging` at level info. The codec sees at most four",
-        "seconds at a time, whatever the length of the file.",
-        "",
-        "| model | dtype | weights, GB | keys and values of a window, GB | windows together on a CPU |",
-        "|---|---|---|---|---|",
-    ]
-    for name, size in MODELS.items():
-        config = DacSeConfig.from_size(size) if size else DacSeConfig.from_pretrained(dacse.default_model())
-        for dtype in (torch.float32, torch.bfloat16, torch.int8):
-            with torch.device("meta"):
-                model = DacSeForEnhancement(config).to(torch.bfloat16 if dtype == torch.int8 else dtype)
-            layers = sum(parameter.numel() for parameter in model.model.layers.parameters())
-            weights = layers * dtype.itemsize + (model.num_parameters() - layers) * model.dtype.itemsize
-            width = config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-            frames = min(config.max_frames, WINDOW_FRAMES)
-            cache = 2 * width * (2 * frames * config.num_codebooks + 3) * model.dtype.itemsize
-            lines.append(
-                f"| {name} | {str(dtype).removeprefix('torch.')} | {weights / GIGABYTE:.3f} | {cache / GIGABYTE:.4f} |"
-                f" {windows_together(model)} |"
-            )
-    return lines
-
-
-def windows_together(model: DacSeForEnhancement) -> int:
-    """How many windows the engine takes at a time."""
-    return Enhancer(model, SimpleNamespace(**model.config.to_dict(), window_frames=None)).default_batch_size()
+CPU_ROWS = {
+    "file": rows_audio.whole_file,
+    "file775": rows_audio.released_grid_file,
+    "window14": rows_decoding.window_14m,
+    "window30": rows_decoding.window_30m,
+    "rivals1": rows_decoding.rivals_of_one,
+    "rivals8": rows_decoding.rivals_of_many,
+    "large": rows_decoding.large,
+    "packets": rows_audio.lost_packets,
+    "codec": rows_audio.embedded_codec,
+    "codec_released": rows_audio.released_size_codec,
+    "tokens": rows_audio.tokens,
+    "command": rows_audio.command,
+}
+GPU_ROWS = {
+    "gpu_single": rows_decoding.gpu_single,
+    "gpu_batched": rows_decoding.gpu_batched,
+    "gpu_more": rows_decoding.gpu_more,
+    "gpu_codec": rows_audio.gpu_codec,
+    "gpu_tokens": rows_audio.gpu_tokens,
+}
 
 
 def processor_seconds() -> float:
@@ -86,47 +67,68 @@ def processor_seconds() -> float:
 
 
 def measure(name: str, quick: bool, device: str, rounds: int | None, clock: Callable[[], float]) -> dict:
-    """Times a row's calls in turn."""
+    """Times a row's calls in turn.
+
+    Args:
+        name: Of the row.
+        quick: Whether little of everything is run.
+        device: Such as "cuda".
+        rounds: How many; None for as many as fit `ROW_SECONDS`, at least two.
+        clock: Gives seconds.
+    """
     scale = QUICK if quick else FULL
     row = (CPU_ROWS | GPU_ROWS)[name](scale, device)
-    seconds: dict[str, list[float]] = {call: [] for call in row.calls}
-    on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:
+    if torch.device(device).type == "cuda":
         row.calls["baseline"]()  # loads the kernels
-    bandwidths = []
-    began = clock()
-    for number in range(rounds or scale.rounds):
-        if number and rounds is None and clock() - began > ROW_SECONDS:
+    seconds: dict[str, list[float]] = {call: [] for call in row.calls}
+    bandwidths, began = [], clock()
+    for number in range(rounds or scale.most_rounds):
+        if number >= scale.least_rounds and rounds is None and clock() - began > ROW_SECONDS:
             break
         if row.bytes_read:
             bandwidths.append(measure_bandwidth(device, clock))
         for call, run in row.calls.items():
             seconds[call].append(time_call(run, device, clock))
-    medians = {call: statistics.median(values) for call, values in seconds.items()}
-    medians["baseline"] /= row.baseline_share
-    others = {call: round(medians["baseline"] / medians[call], 2) for call in list(row.calls)[2:]}
-    result = {
+    baselines = [value / row.baseline_share for value in seconds["baseline"]]
+    ratios = {
+        call: [round(baseline / value, 3) for baseline, value in zip(baselines, values, strict=True)]
+        for call, values in seconds.items()
+        if call != "baseline"
+    }
+    return {
         "row": name,
         "what": row.what,
         "goal": row.goal,
         "seconds": {call: [round(value, 4) for value in values] for call, values in seconds.items()},
-        "ratio": round(medians["baseline"] / medians["dacse"], 2),
+        "ratios": ratios,
         "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "facts": dict(row.facts) | {f"{call}": f"{ratio} x" for call, ratio in others.items()},
+        "facts": row.facts | describe(row, seconds["dacse"], baselines, bandwidths),
     }
+
+
+def describe(row: Row, seconds: list[float], baselines: list[float], bandwidths: list[float]) -> dict[str, object]:
+    """What follows from how long it took.
+
+    Args:
+        row: What was timed.
+        seconds: Of ours, a round each.
+        baselines: Seconds of the whole baseline.
+        bandwidths: Bytes per second of copies; empty where the row has no memory limit.
+    """
+    median, facts = statistics.median(seconds), {}
     if row.baseline_share < 1:
-        result["facts"]["baseline timed on"] = f"{row.baseline_share:.1%} of it"
+        facts["baseline timed on"] = f"{row.baseline_share:.1%} of it"
     if row.audio_seconds:
-        result["facts"]["real-time factor"] = round(medians["dacse"] / row.audio_seconds, 3)
-    if row.bytes_read:
+        facts["real-time factor"] = round(median / row.audio_seconds, 4)
+    if bandwidths:
         least = row.bytes_read / statistics.median(bandwidths)
-        result["facts"]["of the memory limit"] = f"{least / medians['dacse']:.0%}"
-        result["facts"]["ratio at that limit"] = f"{medians['baseline'] / least:.1f} x"
-    if on_gpu:
-        result["facts"]["gigabytes on the GPU"] = round(torch.cuda.max_memory_allocated() / GIGABYTE, 1)
+        facts["of the memory limit"] = f"{least / median:.0%}"
+        facts["ratio at that limit"] = f"{statistics.median(baselines) / least:.1f} x"
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        facts["gigabytes on the GPU"] = round(allocated / GIGABYTE, 1)
     if row.count > 1:
-        result["facts"]["tokens per second"] = round(row.count / medians["dacse"], 1)
-    return result
+        facts["tokens per second"] = round(row.count / median, 1)
+    return facts
 
 
 def measure_bandwidth(device: str, clock: Callable[[], float]) -> float:
@@ -147,48 +149,18 @@ def time_call(call: Callable[[], object], device: str, clock: Callable[[], float
     return clock() - started
 
 
-def spread(values: list[float]) -> str:
-    """Median, lowest and highest, in seconds."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+def make_page(results: dict[str, dict]) -> str:
+    """The page of the rows that were measured, by name, and of those that were not."""
+    every = CPU_ROWS | GPU_ROWS
+    missing = {name: row.__doc__.splitlines()[0].rstrip(".") for name, row in every.items() if name not in results}
+    return write_table([results[name] for name in every if name in results], missing)
 
 
-def write_table(results: list[dict]) -> str:
-    """The page of everything that was measured, here or on another machine."""
-    lines = [
-        "# Speed",
-        "",
-        "The baseline is `benchmarks/naive.py`: one window at a time through `LlamaForCausalLM.generate`, a mask",
-        "built row by row, whole-file codec calls. Seconds are medians (lowest to highest) of interleaved rounds,",
-        "as many as were begun within half a minute, at most three. A baseline that was timed on a part is scaled",
-        "up for the ratio. Only float32 keeps the baseline's ids.",
-        "The file is compared as the model generates it, as the baseline does; `with the recording kept` is the",
-        "embedded model's default (`keep_recording`).",
-        "The memory limit is the time it takes to read what every token needs, weights and what was said so far, as",
-        "fast as a copy goes in the same process; the prompt is on top of it.",
-        "",
-        "| what | wanted | baseline, s | dacse, s | ratio | besides |",
-        "|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        seconds = result["seconds"]
-        besides = "; ".join(f"{name} {value}" for name, value in result["facts"].items())
-        lines.append(
-            f"| {result['what']} | {result['goal']} | {spread(seconds['baseline'])} | {spread(seconds['dacse'])} |"
-            f" {result['ratio']} x | {besides} |"
-        )
-    measured = {result["row"] for result in results}
-    lines += [
-        f"| {GPU_ROWS[name].__doc__.splitlines()[0].rstrip('.')} | | not measured | not measured | | "
-        f"`python benchmarks/speed.py --device cuda --rows {name}` |"
-        for name in GPU_ROWS
-        if name not in measured
-    ]
-    lines += ["", "Measured by:", ""]
-    for how in dict.fromkeys(result["measured"] for result in results):
-        rows = ", ".join(result["row"] for result in results if result["measured"] == how)
-        lines.append(f"- {how} (rows {rows})")
-    lines += ["", *describe_memory()]
-    return "\n".join(lines) + "\n"
+def write_page(results: dict[str, dict]) -> None:
+    """The page and what it was made from."""
+    ordered = [results[name] for name in CPU_ROWS | GPU_ROWS if name in results]
+    PAGE.with_suffix(".json").write_text(json.dumps(ordered, indent=1) + "\n")
+    PAGE.write_text(make_page(results))
 
 
 def main() -> None:
@@ -219,11 +191,9 @@ def main() -> None:
             continue
         print(json.dumps(result), flush=True)
         results[name] = result | {"measured": measured}
-        ordered = [results[name] for name in CPU_ROWS | GPU_ROWS if name in results]
         if not args.quick:
-            PAGE.with_suffix(".json").write_text(json.dumps(ordered, indent=1) + "\n")
-            PAGE.write_text(write_table(ordered))
-    print(write_table([results[name] for name in CPU_ROWS | GPU_ROWS if name in results]))
+            write_page(results)
+    print(make_page(results))
     raise SystemExit(failed)
 
 

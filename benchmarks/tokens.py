@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, disable_progress_bars, load_dataset
 from machine import describe_machine
 
-from training_dacse.tokens.shards import DESCRIPTION, Shards, features, write_json, write_shard
+from training_dacse.tokens.shards import Shards, claim, features, write_shard
 
 CODEBOOKS, CODES, SHARD = 6, 512, 256
 
@@ -50,15 +50,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         arrow, parquet = Path(place) / "arrow", Path(place) / "parquet"
         write = {"arrow": 0.0, "parquet": 0.0}
-        arrow.mkdir()
+        described = {"tasks": ["noise"], "num_codebooks": CODEBOOKS, "codebook_size": CODES}
+        claim(arrow, described, {"num_shards": args.rows // SHARD})
         parquet.mkdir()
         for number in range(args.rows // SHARD):
             rows = make_rows(number * SHARD, args.frames)
-            write["arrow"] += timed(lambda rows=rows, number=number: write_shard(arrow, number, rows, CODES))[0]
+            write["arrow"] += timed(lambda rows=rows, number=number: write_shard(arrow, number, rows))[0]
             table = Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]}, features(CODES))
             path = parquet / f"{number:06d}.parquet"
             write["parquet"] += timed(lambda table=table, path=path: table.to_parquet(path))[0]
-        write_json(arrow / DESCRIPTION, {"tasks": ["noise"], "num_codebooks": CODEBOOKS, "codebook_size": CODES})
         shards = Shards(arrow)
         opened, _ = timed(lambda: [shards.table(number) for number in shards.rows()])
         read, _ = timed(lambda: [shards[divmod(number, SHARD)] for number in order])

@@ -22,7 +22,7 @@ from modeling_dacse import DacSeConfig, DacSeForEnhancement
 from training_dacse.lm.arguments import DacSeTrainingArguments
 from training_dacse.lm.trainer import DacSeTrainer
 from training_dacse.tokens.cache import TokenCache
-from training_dacse.tokens.shards import DESCRIPTION, write_json, write_shard
+from training_dacse.tokens.shards import claim, write_shard
 
 
 def write_random_tokens(folder: Path, config: DacSeConfig, longest: int, count: int) -> TokenCache:
@@ -34,8 +34,8 @@ def write_random_tokens(folder: Path, config: DacSeConfig, longest: int, count: 
         about = {"index": index, "task": "noise", "recording": "", "parameters": "{}", "snr_db": 0.0, "changed": 1.0}
         rows.append({**about, "frames": frames, "noisy": noisy, "clean": clean})
     grid = {"num_codebooks": config.num_codebooks, "codebook_size": config.codebook_size}
-    write_json(folder / DESCRIPTION, {"tasks": ["noise"], **grid})
-    write_shard(folder, 0, rows, config.codebook_size)
+    claim(folder, {"tasks": ["noise"], **grid}, {"num_shards": 1})
+    write_shard(folder, 0, rows)
     return TokenCache(folder)
 
 

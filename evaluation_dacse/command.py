@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .metrics.table import METRICS
+from .metrics import METRICS
 
 
 def evaluate(

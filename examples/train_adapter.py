@@ -9,7 +9,15 @@ from transformers import set_seed
 import dacse
 from training_dacse.lm.adapters import adapter_losses, add_adapter, save_adapter
 from training_dacse.lm.arguments import AdapterArguments, DacSeTrainingArguments, DataArguments, parse_arguments
-from training_dacse.lm.runs import end_training, last_checkpoint, make_data, make_model, make_objective, make_trainer
+from training_dacse.lm.runs import (
+    end_training,
+    last_checkpoint,
+    make_data,
+    make_model,
+    make_objective,
+    make_trainer,
+    processor_of,
+)
 
 
 def main():
@@ -20,7 +28,8 @@ def main():
     train, valid = make_data(data, model.config)
     objective = make_objective(args, model.config, train, data.model)
     own = train.only(*adapter.adapted_tasks) if adapter.adapted_tasks else train
-    trainer = make_trainer(add_adapter(model, adapter), args, own, valid, objective=objective)
+    processor = processor_of(data, model.config)
+    trainer = make_trainer(add_adapter(model, adapter), args, own, valid, processor, objective)
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     before, after = adapter_losses(trainer)
     if trainer.is_world_process_zero():

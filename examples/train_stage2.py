@@ -25,9 +25,10 @@ def main():
     model = make_model(data)
     train, valid = make_data(data, model.config)
     objective = make_objective(args, model.config, train, data.model)
-    matrix = train_tasks(model, args, stage, train, valid, objective)
+    processor = processor_of(data, model.config)
+    matrix = train_tasks(model, args, stage, train, valid, objective, processor)
     trainer = make_trainer(model, args, train, valid, objective=objective)
-    save_for_use(trainer, processor_of(data, model.config))
+    save_for_use(trainer, processor)
     for task, forgotten in matrix.forgetting().items():
         print(f"{task}: {matrix.losses[0][matrix.tasks.index(task)]:.3f} before, forgot {forgotten:.3f}")
     end_training(trainer)

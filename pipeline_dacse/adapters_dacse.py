@@ -103,18 +103,18 @@ class Adapters:
         if adapter is Own.ADAPTERS:
             yield
             return
-        name = None if adapter is None else self._name(adapter)
-        layers = list(tuner_layers(self.model))
-        before = [(layer, layer.disable_adapters, layer.active_adapters) for layer in layers]
-        flags = [(weights, weights.requires_grad) for layer in layers for weights in layer.parameters()]
+        before = {layer: (layer.disable_adapters, layer.active_adapters) for layer in tuner_layers(self.model)}
+        flags = [(weights, weights.requires_grad) for weights in self.model.parameters()]
         try:
-            for layer in layers:
+            name = None if adapter is None else self._name(adapter)
+            for layer in tuner_layers(self.model):
                 layer.enable_adapters(name is not None)
                 if name is not None:
                     layer.set_adapter(name, inference_mode=True)
             yield
         finally:
-            for layer, is_disabled, active in before:
+            for layer in tuner_layers(self.model):
+                is_disabled, active = before.get(layer, (False, []))  # a layer that is new had none
                 layer.set_adapter(active)
                 layer.enable_adapters(not is_disabled)
             for weights, flag in flags:

@@ -99,9 +99,9 @@ class Enhancer:
             ValueError: If an option does not suit this model.
         """
         window_lengths(self.processor, options, self.model.config.max_frames)
-        if options.adapter is not Own.ADAPTERS:
-            with self._lock, self.adapters.using(options.adapter):
-                pass  # it is there, and fits
+        if options.adapter is not Own.ADAPTERS or options.untried:
+            with self._alone(options.adapter):  # it is there, and fits
+                self._try_arguments(options.untried)
         scorer_of(options.choose)  # it is there
         arguments: dict[str, Any] = dict(options.generate) | ({"do_sample": True} if options.candidates > 1 else {})
         own = self.model.generation_config
@@ -162,6 +162,18 @@ class Enhancer:
             confidence = certainty.mean(1).where(window.free, 1.0) if options.return_confidence else None
             rows[index] = EnhancedWindow(window, self._read_codes(window, best), confidence)
         return rows
+
+    def _try_arguments(self, arguments: dict[str, Any]) -> None:
+        """Has `generate` refuse arguments on a prompt of one frame, rather than after audio has been read."""
+        codes = torch.zeros(1, self.processor.num_codebooks, 1, dtype=torch.long)
+        prompt = self.processor.build_prompt(codes).to(self.model.device)
+        for name, value in arguments.items():
+            try:
+                self.model.generate(
+                    input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=1, **{name: value}
+                )
+            except Exception as error:
+                raise ValueError(f"{name} is {value!r}, which generate does not take: {error}") from error
 
     @contextmanager
     def _alone(self, adapter: Any) -> Generator[None]:

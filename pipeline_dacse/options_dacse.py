@@ -27,15 +27,21 @@ NUMBERS = dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_c
     "temperature": (False, 1e-6, math.inf, "a number above 0"),
     "repetition_penalty": (False, 1e-6, math.inf, "a number above 0"),
     "max_time": (False, 0, math.inf, "a number of seconds"),
+    "length_penalty": (False, -math.inf, math.inf, "a number"),
     "top_k": (True, 0, 2**31, "ids"),
+    "no_repeat_ngram_size": (True, 0, 2**31, "ids"),
+    "prompt_lookup_num_tokens": (True, 1, 2**31, "ids, at least 1"),
+    "num_assistant_tokens": (True, 1, 2**31, "ids, at least 1"),
     "num_beams": (True, 1, 2**31, "beams, at least 1"),
 }
+FLAGS = {"do_sample", "use_cache"}
 # Those that are objects.
 KINDS = {
     "generation_config": (GenerationConfig, "a GenerationConfig"),
     "logits_processor": (Sequence, "a list of logits processors"),
     "stopping_criteria": (Sequence, "a list of stopping criteria"),
     "assistant_model": (nn.Module, "a model of the same ids"),
+    "prefix_allowed_tokens_fn": (Callable, "a function of a row's number and its ids"),
 }
 
 
@@ -158,6 +164,13 @@ class EnhanceOptions:
         return cls(**{name: parameters[name] for name in names & parameters.keys()}, generate=generate)
 
     @property
+    def untried(self) -> dict[str, Any]:
+        """Arguments of `generate` of which the library alone can say whether they have a meaning."""
+        return {
+            name: value for name, value in self.generate.items() if name not in NUMBERS.keys() | KINDS.keys() | FLAGS
+        }
+
+    @property
     def draws(self) -> bool:
         """Whether ids are drawn."""
         config = self.generate.get("generation_config")
@@ -222,13 +235,8 @@ def _check_generate(generate: Mapping[str, Any]) -> dict[str, Any]:
     for name in checked.keys() & NUMBERS.keys():
         is_whole, low, high, remedy = NUMBERS[name]
         checked[name] = (_whole if is_whole else _number)(name, generate[name], low, high, remedy)
-    if "do_sample" in checked:
-        checked["do_sample"] = _flag("do_sample", generate["do_sample"])
-    settings = GenerationConfig().to_dict().keys() & checked.keys()
-    try:
-        GenerationConfig(**{name: checked[name] for name in settings}).validate()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"an argument of generate is wrong: {' '.join(str(error).split())}") from error
+    for name in checked.keys() & FLAGS:
+        checked[name] = _flag(name, generate[name])
     if checked.get("do_sample") and (
         (checked.get("num_beams") or 1) > 1 or checked.get("assistant_model") is not None
     ):

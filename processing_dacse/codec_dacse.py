@@ -24,7 +24,7 @@ from transformers import DacConfig, DacModel
 from transformers.models.dac.modeling_dac import DacDecoderBlock, DacEncoderBlock, DacResidualUnit, Snake1d
 
 PIECE_SECONDS = 4.0  # of audio, at most
-PIECE_VALUES = 2**20  # of the widest tensor, at most on a CPU: what its cache holds
+PIECE_VALUES = 2**19  # of the widest tensor, at most on a CPU: what its cache holds
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -157,10 +157,13 @@ class Stage:
         """Runs the layers on blocks (batch, ..., column) of any lengths; yields others."""
         layers = chain(self.modules)
         for window, first, last in _windows(blocks, self.columns_in, self.piece, self.margin):
-            with torch.inference_mode(), torch.autocast(window.device.type, enabled=False):
-                rows = [layers(row) for row in _rows(window)]
-            # Copies, out here, are no inference tensors.
-            yield torch.cat([row[..., first * self.columns_out : last * self.columns_out] for row in rows])
+            yield self._run_piece(layers, window, slice(first * self.columns_out, last * self.columns_out))
+
+    def _run_piece(self, layers: Layer, window: torch.Tensor, own: slice) -> torch.Tensor:
+        """What goes out of a window, in a frame of its own: nothing of it is held while others use what it gave."""
+        with torch.inference_mode(), torch.autocast(window.device.type, enabled=False):
+            rows = [layers(row)[..., own] for row in _rows(window)]
+        return torch.cat(rows)  # a copy, out here, is no inference tensor
 
 
 def encoder_stages(codec: DacModel) -> list[Stage]:

@@ -60,9 +60,7 @@ def test_zeros_to_stream_are_zeros_that_can_be_written():
 @torch.no_grad()
 @pytest.mark.parametrize("key_value_heads", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("has_avx512", [True, False])
-def test_hidden_states_are_those_of_the_library(monkeypatch, key_value_heads, dtype, has_avx512):
-    monkeypatch.setattr(fast_layers, "HAS_AVX512", has_avx512)
+def test_hidden_states_are_those_of_the_library(key_value_heads, dtype):
     model = tiny_model(num_key_value_heads=key_value_heads).model.to(dtype)
     ids = tiny_prompts([4, 4], model.config)["input_ids"]
     positions = torch.arange(ids.shape[1]).expand_as(ids)

@@ -1,9 +1,12 @@
-"""A recording at the levels of generated audio: kept, lowered where the model lowered it, filled where it is empty."""
+"""A recording at the levels of generated audio: kept, lowered where the model lowered it, filled where it is empty.
+
+And the other way round: audio at the level of a quiet recording.
+"""
 
 import numpy as np
 import pytest
 
-from pipeline_dacse.levels_dacse import keep_recording
+from pipeline_dacse.levels_dacse import hold_quiet, keep_recording
 
 RATE = 44100
 
@@ -74,3 +77,13 @@ def test_what_the_model_raises_stays_as_it_is():
 
 def test_no_blocks_give_none():
     assert list(keep_recording([], RATE)) == []
+
+
+@pytest.mark.parametrize("level", [1e-5, 2e-5, 3e-5])  # -100 to -90 dBFS
+@pytest.mark.parametrize(
+    "sound", [noise(3 * RATE) / 0.1, tone(98.5, 3) / 0.1, tone(1000, 3) / 0.1], ids=["noise", "hum", "tone"]
+)
+def test_what_is_made_of_a_quiet_recording_is_at_most_6_db_louder(sound, level):
+    recording, made = level * sound.astype(np.float32), noise(sound.shape[1], seed=1)
+    out = np.concatenate(list(hold_quiet(cut(np.stack([recording, made]), 5000), RATE)), axis=1)
+    assert decibels(out) < decibels(recording) + 6

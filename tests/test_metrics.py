@@ -36,8 +36,8 @@ def clip(array, rate=RATE):
 
 def test_every_metric_file_is_listed():
     files = {path.stem for path in Path(metric_path("")).parent.glob("*.py")}
-    assert files - {"__init__", "table", "waveform_metric", "onnx_model"} == set(METRICS)
-    assert len(METRICS) == 13 and len(OFFLINE) == 8
+    assert files - {"__init__"} == set(METRICS)
+    assert len(METRICS) >= 13 and len(OFFLINE) >= 8
     for about in METRICS.values():
         assert all(-math.inf < scale.lowest < scale.highest < math.inf for scale in about.scales.values())
 
@@ -230,7 +230,7 @@ def test_networks_in_onnx_files_are_given_what_they_take(name, inputs, monkeypat
             assert all(value.dtype == np.float32 for value in given.values())
             return [np.array([[3.5, 1.0, 1.0]], np.float32)]
 
-    monkeypatch.setattr("evaluation_dacse.metrics.onnx_model.onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr("evaluation_dacse.onnx_model.onnxruntime.InferenceSession", Session)
     values, reason = load_metric(f"{name}:network.onnx").measure(clip(CLEAN[:RATE]))
     assert (values, reason, seen) == ({name: 3.5}, None, inputs)
 

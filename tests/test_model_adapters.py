@@ -48,11 +48,35 @@ def test_adapters_are_switched_per_call_and_the_base_model_comes_back(folder):
     denoised, dereverbed = (enhance(audio, adapter=name)["audio"] for name in ("denoise", "dereverb"))
     assert (denoised != base).any() and (dereverbed != base).any() and (denoised != dereverbed).any()
     np.testing.assert_array_equal(enhance(audio, adapter=None)["audio"], base)
+    np.testing.assert_array_equal(enhance(audio)["audio"], base)
     np.testing.assert_array_equal(enhance(audio, adapter=str(folder / "adapters" / "denoise"))["audio"], denoised)
     for name, expected in (("denoise", denoised), ("dereverb", dereverbed)):  # as they were, after a third
         np.testing.assert_array_equal(enhance(audio, adapter=name)["audio"], expected)
     with pytest.raises(ValueError, match=r"adapter 'nothing' is unknown; .* has .*denoise, dereverb"):
         enhance(audio, adapter="nothing")
+
+
+def test_loading_an_adapter_leaves_the_model_as_it_was_given(folder, tmp_path):
+    """Its own adapter stays active, its weights stay to be trained; also where the other one does not fit."""
+    model = tiny_model()
+    model.add_adapter(LoraConfig(r=2, target_modules=["o_proj"], init_lora_weights=False), "own")
+    enhancer = Enhancer(model, tiny_pipeline().processor)
+    learned = [name for name, weights in model.named_parameters() if weights.requires_grad]
+    config = json.loads((folder / "adapters" / "denoise" / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["o_proj", "k_proj"]}))
+    shutil.copy(folder / "adapters" / "denoise" / "adapter_model.safetensors", tmp_path)
+
+    def enhanced(**options):
+        pieces = enhancer.stream({"array": noise(60), "sampling_rate": RATE}, dacse.EnhanceOptions(**options))
+        return np.concatenate([piece.audio for piece in pieces], axis=1)
+
+    own = enhanced()
+    assert (enhanced(adapter=folder / "adapters" / "denoise") != own).any()
+    np.testing.assert_array_equal(enhanced(), own)
+    with pytest.raises(ValueError, match="does not fit"):
+        enhanced(adapter=tmp_path)
+    np.testing.assert_array_equal(enhanced(), own)
+    assert [name for name, weights in model.named_parameters() if weights.requires_grad] == learned
 
 
 FROM_THE_HUB = """

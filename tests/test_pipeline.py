@@ -441,6 +441,31 @@ def test_parameters_out_of_range_say_which_and_why(enhance, parameters, message)
     assert "\n" not in str(error.value)
 
 
+class Unread:
+    """A recording that may not be touched."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("audio was read")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"early_stopping": "never!"},
+        {"bad_words_ids": 3},
+        {"suppress_tokens": "a"},
+        {"sequence_bias": 3},
+        {"eos_token_id": 7},
+        {"guidance_scale": "x"},
+        {"watermarking_config": 5},
+    ],
+    ids=str,
+)
+def test_what_generate_does_not_take_is_said_before_audio_is_read(enhance, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        enhance(Unread(), **wrong)
+
+
 def test_a_model_that_knows_one_window_length_gets_short_recordings_completed_with_silence():
     only, usual = tiny_pipeline(), tiny_pipeline()
     only.processor.window_frames = 6

@@ -1,9 +1,42 @@
-"""The metrics, each a module `evaluate.load` takes by its path."""
+"""The metrics: a file of this folder each, named after the metric, that `evaluate.load` takes by its path.
+
+Of the file `signal_level.py` the class is `SignalLevel`, a `WaveformMetric`. There is no other list of them.
+"""
 
 import importlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .table import METRICS
+if TYPE_CHECKING:
+    from ..waveform_metric import Metric, WaveformMetric
+
+
+class MetricTable(Mapping):
+    """What every metric says of itself, by name: scales, rate, whether it needs a reference or a model.
+
+    The names are those of the files; a file is imported when its row is looked up.
+    """
+
+    def __init__(self):
+        self.names = sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, name: str) -> "Metric":
+        if name not in self:
+            raise KeyError(name)
+        return metric_class(name).about
+
+
+METRICS = MetricTable()
 
 
 def metric_path(name: str) -> str:
@@ -28,7 +61,20 @@ def split_metric(spec: str) -> tuple[str, str | None]:
     return name, model or None
 
 
-def load_metric(spec: str, device: str = "cpu"):
+def metric_class(name: str) -> "type[WaveformMetric]":
+    """The class in the file of a metric.
+
+    Raises:
+        ImportError: a package the metric needs is missing; the message says how to install it.
+    """
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"metric {name!r} needs the package {error.name!r}: pip install 'dacse[eval]'") from error
+    return getattr(module, "".join(map(str.capitalize, name.split("_"))))
+
+
+def load_metric(spec: str, device: str = "cpu") -> "WaveformMetric":
     """A metric by name, or by `NAME:MODEL` with the name or path of the model it listens with, on `device`.
 
     Raises:
@@ -36,12 +82,8 @@ def load_metric(spec: str, device: str = "cpu"):
         ImportError: a package the metric needs is missing; the message says how to install it.
     """
     name, model = split_metric(spec)
-    try:
-        module = importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise ImportError(f"metric {name!r} needs the package {error.name!r}: pip install 'dacse[eval]'") from error
     options = {"device": device} if METRICS[name].model else {}
-    return getattr(module, METRICS[name].class_name)(**options, **({"model": model} if model else {}))
+    return metric_class(name)(**options, **({"model": model} if model else {}))
 
 
 def is_at_hand(name: str) -> bool:

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from speechmos import dnsmos
 
-from .onnx_model import OnnxModel
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.onnx_model import OnnxModel
+from evaluation_dacse.waveform_metric import MOS, Metric, Scale, WaveformMetric
 
 
 class RecurringWindows:
@@ -33,7 +32,17 @@ class Dnsmos(WaveformMetric):
     in the original. Samples beyond full scale are cut off, as they are at playback.
     """
 
-    about = METRICS["dnsmos"]
+    about = Metric(  # the clip is repeated to 9.01 s; less than a syllable is no speech
+        {
+            "dnsmos_ovrl": Scale("DNSMOS OVRL", **MOS),
+            "dnsmos_sig": Scale("DNSMOS SIG", **MOS),
+            "dnsmos_bak": Scale("DNSMOS BAK", **MOS),
+            "dnsmos_p808": Scale("DNSMOS P.808", **MOS),
+        },
+        sampling_rate=16000,
+        min_seconds=0.25,
+        uses_reference=False,
+    )
     cite = """\
 @inproceedings{reddy2022dnsmos,
   title={{DNSMOS P.835}: A non-intrusive perceptual objective speech quality metric to evaluate noise suppressors},

@@ -3,8 +3,7 @@
 import librosa
 import numpy as np
 
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, WaveformMetric
 
 FFT_SIZE = 2048
 HOP_LENGTH = 512
@@ -23,7 +22,9 @@ class LogSpectralDistance(WaveformMetric):
     Full band at 44.1 kHz, in log10 of power (a Bel) as in the bandwidth extension papers; times 10 it is in dB.
     """
 
-    about = METRICS["log_spectral_distance"]
+    about = Metric(  # one window; from its floor to full scale are 14 Bel
+        {"lsd": Scale("LSD", 0, 14, False)}, sampling_rate=44100, min_seconds=2048 / 44100
+    )
     cite = """\
 @inproceedings{liu2022nvsr,
   title={Neural vocoder is all you need for speech super-resolution},

@@ -3,8 +3,7 @@
 import librosa
 import numpy as np
 
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, WaveformMetric
 
 RESOLUTIONS = ((2048, 150), (512, 80))  # (window length, mel bands)
 AMPLITUDE_FLOOR = 1e-5
@@ -22,7 +21,9 @@ class MelDistance(WaveformMetric):
     Summed over two resolutions at 44.1 kHz, with the settings of the DAC codec's evaluation.
     """
 
-    about = METRICS["mel_distance"]
+    about = Metric(  # one window; from its floor to full scale are 12 Bel in each resolution
+        {"mel_distance": Scale("Mel distance", 0, 24, False)}, sampling_rate=44100, min_seconds=2048 / 44100
+    )
     cite = """\
 @inproceedings{kumar2023dac,
   title={High-fidelity audio compression with improved {RVQGAN}},

@@ -3,9 +3,8 @@
 import librosa
 import numpy as np
 
-from .onnx_model import OnnxModel
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.onnx_model import OnnxModel
+from evaluation_dacse.waveform_metric import MOS, Metric, Scale, WaveformMetric
 
 # the settings in NISQA's checkpoint; its hop and window are seconds, whatever the rate
 FFT_SIZE = 4096
@@ -42,7 +41,14 @@ class Nisqa(WaveformMetric):
         device: the network runs on the CPU.
     """
 
-    about = METRICS["nisqa"]
+    about = Metric(  # one segment of its spectrogram
+        {"nisqa": Scale("NISQA", **MOS)},
+        sampling_rate=48000,
+        min_seconds=0.25,
+        uses_reference=False,
+        model="TigreGotico/nisqa-onnx",
+        model_file="nisqa.onnx",
+    )
     cite = """\
 @inproceedings{mittag2021nisqa,
   title={{NISQA}: A deep {CNN}-self-attention model for multidimensional speech quality prediction},

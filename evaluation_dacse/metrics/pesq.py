@@ -3,8 +3,7 @@
 import numpy as np
 from pesq import NoUtterancesError, pesq
 
-from .table import METRICS
-from .waveform_metric import Unscorable, WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, Unscorable, WaveformMetric
 
 
 class Pesq(WaveformMetric):
@@ -13,7 +12,9 @@ class Pesq(WaveformMetric):
     It compares waveforms in time: what a generative system renders anew, however clean, scores low.
     """
 
-    about = METRICS["pesq"]
+    about = Metric(  # the least that P.862.2 takes
+        {"pesq": Scale("PESQ", 1.0, 4.65, True)}, sampling_rate=16000, min_seconds=0.25
+    )
     cite = "ITU-T Recommendation P.862.2 (2007), as implemented by the Python package pesq."
 
     def score(self, prediction: np.ndarray, reference: np.ndarray) -> dict[str, float]:

@@ -6,8 +6,7 @@ import jiwer
 import numpy as np
 import pocketsphinx
 
-from .table import METRICS
-from .waveform_metric import Unscorable, WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, Unscorable, WaveformMetric
 
 MODEL = Path(pocketsphinx.__file__).parent / "model" / "en-us"
 NO_PHONE = "SIL", "+NSN+", "+SPN+"  # silence, noise, speech that is none
@@ -22,7 +21,9 @@ class PhoneErrorRate(WaveformMetric):
     are wrong than were said counts as 1.
     """
 
-    about = METRICS["phone_error_rate"]
+    about = Metric(  # a handful of phones
+        {"per": Scale("PER", 0, 1, False)}, sampling_rate=16000, min_seconds=0.5, same_length=False
+    )
     cite = """\
 @inproceedings{huggins2006pocketsphinx,
   title={Pocketsphinx: A free, real-time continuous speech recognition system for hand-held devices},

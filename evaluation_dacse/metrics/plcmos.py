@@ -3,9 +3,8 @@
 import numpy as np
 from speechmos import plcmos
 
-from .onnx_model import OnnxModel
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.onnx_model import OnnxModel
+from evaluation_dacse.waveform_metric import MOS, Metric, Scale, WaveformMetric
 
 
 class Plcmos(WaveformMetric):
@@ -17,7 +16,9 @@ class Plcmos(WaveformMetric):
     off, as they are at playback.
     """
 
-    about = METRICS["plcmos"]
+    about = Metric(  # fewer frames than its convolutions span
+        {"plcmos": Scale("PLCMOS", **MOS)}, sampling_rate=16000, min_seconds=0.25, uses_reference=False
+    )
     cite = """\
 @inproceedings{diener2023plcmos,
   title={{PLCMOS} - a data-driven non-intrusive metric for the evaluation of packet loss concealment algorithms},

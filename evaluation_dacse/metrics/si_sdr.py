@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from .table import METRICS
-from .waveform_metric import Unscorable, WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, Unscorable, WaveformMetric
 
 
 def si_sdr(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -30,7 +29,7 @@ class SiSdr(WaveformMetric):
     It compares waveforms sample by sample: what a generative system renders anew, however clean, scores low.
     """
 
-    about = METRICS["si_sdr"]
+    about = Metric({"si_sdr": Scale("SI-SDR (dB)", -60, 60, True)}, sampling_rate=44100, min_seconds=0.01)
     cite = """\
 @inproceedings{leroux2019sdr,
   title={{SDR} - half-baked or well done?},

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, WaveformMetric
 
 
 class SpeakerSimilarity(WaveformMetric):
@@ -16,7 +15,13 @@ class SpeakerSimilarity(WaveformMetric):
         device: where it runs.
     """
 
-    about = METRICS["speaker_similarity"]
+    about = Metric(  # frames enough for its time-delay layers
+        {"speaker_similarity": Scale("Speaker similarity", -1, 1, True)},
+        sampling_rate=16000,
+        min_seconds=0.5,
+        same_length=False,
+        model="microsoft/wavlm-base-plus-sv",
+    )
     cite = """\
 @article{chen2022wavlm,
   title={{WavLM}: Large-scale self-supervised pre-training for full stack speech processing},

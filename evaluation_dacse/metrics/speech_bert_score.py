@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, WaveformMetric
 
 
 def bert_score_precision(prediction: torch.Tensor, reference: torch.Tensor) -> float:
@@ -27,7 +26,13 @@ class SpeechBertScore(WaveformMetric):
         device: where the encoder runs.
     """
 
-    about = METRICS["speech_bert_score"]
+    about = Metric(
+        {"speech_bert_score": Scale("SpeechBERTScore", -1, 1, True)},
+        sampling_rate=16000,
+        min_seconds=0.1,
+        same_length=False,
+        model="microsoft/wavlm-large",
+    )
     cite = """\
 @inproceedings{saeki2024speechbertscore,
   title={{SpeechBERTScore}: Reference-aware automatic evaluation of speech generation leveraging {NLP} metrics},

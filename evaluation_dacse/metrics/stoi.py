@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 from pystoi import stoi
 
-from .table import METRICS
-from .waveform_metric import Unscorable, WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, Unscorable, WaveformMetric
 
 
 class Stoi(WaveformMetric):
@@ -15,7 +14,11 @@ class Stoi(WaveformMetric):
     Clips go to pystoi at 16 kHz, as in most published figures; pystoi itself brings them to 10 kHz.
     """
 
-    about = METRICS["stoi"]
+    about = Metric(  # 30 frames of 25.6 ms, half overlapping
+        {"stoi": Scale("STOI", 0, 1, True), "estoi": Scale("ESTOI", 0, 1, True)},
+        sampling_rate=16000,
+        min_seconds=0.4,
+    )
     cite = """\
 @article{taal2011stoi,
   title={An algorithm for intelligibility prediction of time-frequency weighted noisy speech},

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from .onnx_model import OnnxModel
-from .table import METRICS
-from .waveform_metric import WaveformMetric
+from evaluation_dacse.onnx_model import OnnxModel
+from evaluation_dacse.waveform_metric import MOS, Metric, Scale, WaveformMetric
 
 
 class Utmos(WaveformMetric):
@@ -15,7 +14,14 @@ class Utmos(WaveformMetric):
         device: the network runs on the CPU.
     """
 
-    about = METRICS["utmos"]
+    about = Metric(
+        {"utmos": Scale("UTMOS", **MOS)},
+        sampling_rate=16000,
+        min_seconds=0.25,
+        uses_reference=False,
+        model="TigreGotico/utmos-onnx",
+        model_file="utmos22_strong.onnx",
+    )
     cite = """\
 @inproceedings{saeki2022utmos,
   title={{UTMOS}: {UTokyo-SaruLab} system for {VoiceMOS} challenge 2022},

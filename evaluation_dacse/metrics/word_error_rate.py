@@ -8,8 +8,7 @@ import numpy as np
 from transformers import pipeline
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-from .table import METRICS
-from .waveform_metric import Unscorable, WaveformMetric
+from evaluation_dacse.waveform_metric import Metric, Scale, Unscorable, WaveformMetric
 
 
 class WordErrorRate(WaveformMetric):
@@ -24,7 +23,13 @@ class WordErrorRate(WaveformMetric):
         device: where it runs.
     """
 
-    about = METRICS["word_error_rate"]
+    about = Metric(
+        {"wer": Scale("WER", 0, 1, False)},
+        sampling_rate=16000,
+        min_seconds=0.5,
+        same_length=False,
+        model="openai/whisper-large-v3",
+    )
     cite = """\
 @inproceedings{morris2004wer,
   title={From {WER} and {RIL} to {MER} and {WIL}: improved evaluation measures for connected speech recognition},

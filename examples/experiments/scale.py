@@ -62,7 +62,7 @@ def main():
     tuned.write([f"{name}, rate {factor * args.learning_rate:g}" for name in names.values() for factor in scale.rates])
     found = [results.read()[name] for name in names.values()]
     law = fit_power_law(*([interval(figures[key])[0] for figures in found] for key in ("parameters", "loss")))
-    fitted = f"Held-out loss = {law[0]:.2f} x parameters ^ -{law[1]:.3f} (three sizes: no more than a description)."
+    fitted = f"Held-out loss = {law[0]:.2f} x parameters ^ {-law[1]:.3f} ({len(sizes)} sizes: only a description)."
     results.write(list(names.values()), ["", fitted, *remarks(args, data)])
 
 

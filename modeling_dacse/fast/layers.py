@@ -18,9 +18,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 # On a CPU larger matrices are read from memory anyway, and a second copy of them costs more than the call it saves.
 JOINT_WEIGHTS = 2**21
+JOINT_ROWS = 8
 FEW_TOKENS = 128  # of more, the usual order of a product is as fast
 FREE_SHARE = 0.25  # of a GPU's free memory that second copies may take; there every call counts
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where one token's attention was measured otherwise
 PART = 512  # columns; buffers for `step` are whole parts of them
 PROCESSORS = 128  # of a large GPU: an H100 has 132
 
@@ -106,10 +106,13 @@ def normalize(norm: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda hidden: hidden / torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).hypot_(least) * scale
 
 
-def joint_weights(model: nn.Module) -> int:
-    """How many weights projections may have to be joined: on a GPU any, if copies of all fit a share of the rest."""
+def joint_weights(model: nn.Module, rows: int) -> int:
+    """How many weights projections may have to be joined: on a GPU any, if copies of all fit a share of the rest.
+
+    On a CPU those of a few rows, where a call weighs as much as its product.
+    """
     if model.device.type != "cuda":
-        return JOINT_WEIGHTS
+        return JOINT_WEIGHTS if rows <= JOINT_ROWS else 0
     copied = sum(parameter.nbytes for parameter in model.layers.parameters())  # at most
     return sys.maxsize if copied < FREE_SHARE * torch.cuda.mem_get_info(model.device)[0] else JOINT_WEIGHTS
 
@@ -154,7 +157,7 @@ class CachedLayers:
         self.caches = zeros_to_stream(shape, model.dtype, model.device)
         self.is_small = rows * config.num_attention_heads < PROCESSORS
         self.heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        limit, is_alone = joint_weights(model), rows == 1
+        limit, is_alone = joint_weights(model, rows), rows == 1
         self.layers = [
             Layer(
                 normalize(layer.input_layernorm),
@@ -278,7 +281,7 @@ def _attend_once(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, 
     """Attention of one token, queries (row, head, size), on a CPU: (row, hidden)."""
     num_rows, num_heads, size = query.shape
     grouped = query.contiguous().view(num_rows, keys.shape[1], -1, size)  # queries that share keys and values
-    if num_heads > keys.shape[1] and query.dtype == torch.float32 and not HAS_AVX512:
+    if num_heads > keys.shape[1] and query.dtype == torch.float32:
         # They are as the tokens of one head.
         return nn.functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(num_rows, -1)
     grouped = grouped.flatten(0, 1) * size**-0.5

@@ -50,6 +50,12 @@ def test_a_degradation_keeps_shape_is_pure_and_follows_its_seed(degradation):
     assert not np.array_equal(first, other)
 
 
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match="Other cannot be 'clipping', which is Clipping; choose another name"):
+        d.kind("clipping")(type("Other", (d.Clipping,), {}))
+    assert d.kind("clipping")(d.Clipping) is KINDS["clipping"][0]  # as a notebook does that runs a cell again
+
+
 @pytest.mark.parametrize(
     "degradation", [d.WhiteNoise(), d.BackgroundSound(hum), d.Babble(hum, speakers=(2, 4)), d.Reverberation(echo)]
 )
@@ -237,6 +243,11 @@ def test_every_shipped_recipe_reads():
         ({"steps": [{"kind": "white_noise", "snr": [0, 5]}]}, "unknown option 'snr'"),
         ({"steps": [{"kind": "natural_noise"}]}, "draws from a noise source and none was given"),
         ({"stepz": []}, "unknown keys"),
+        ([{"kind": "white_noise"}], r"task 'mine' is \[.*give it as `steps:"),
+        ({"steps": {"kind": "white_noise"}}, "task 'mine' is .*give it as `steps:"),
+        ({"steps": ["white_noise"]}, "a step is 'white_noise'; give it as"),
+        ({"steps": [{"kind": "white_noise", "probability": "often"}]}, "probability is often"),
+        ({"weight": "heavy"}, "weight is 'heavy'; give a number"),
         ({"weight": -1}, "weights"),
     ],
 )

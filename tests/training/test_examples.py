@@ -35,7 +35,7 @@ from training_dacse.lm.arguments import (
 from training_dacse.lm.forgetting import ForgettingMatrix
 from training_dacse.lm.objective import Objective
 from training_dacse.lm.rewards.trainer import check_settings
-from training_dacse.lm.runs import make_model
+from training_dacse.lm.runs import make_model, new_config
 from training_dacse.lm.stages import make_anchor, present_tasks
 from training_dacse.tokens.cache import TokenCache
 from training_dacse.tokens.encode import find_processor
@@ -132,6 +132,7 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
     order = ["white_noise", "packet_loss"]
     options = ["--model", str(stage1), "--order", *order, "--replay", "0.3", "--anchor", "ewc", "--anchor_strength"]
     options += ["0.01", "--max_steps", "12", "--save_strategy", "steps", "--save_steps", "5", "--bf16", "true"]
+    options += ["--listen_clips", "1"]
     argv = command(place, "train_stage2.py", "stage2", *options, "--activation_checkpointing", "true")
     run(monkeypatch, argv)
     matrix = ForgettingMatrix.load(place / "stage2")
@@ -140,6 +141,7 @@ def test_stage2_lowers_the_loss_of_its_task_and_goes_on_in_the_sub_stage_it_was_
         column = matrix.tasks.index(task)
         assert matrix.losses[row][column] < matrix.losses[row - 1][column]
     assert (place / "stage2" / "forgetting.png").stat().st_size > 1000
+    assert list((place / "stage2" / "1-packet_loss" / "audio").iterdir())
     trained = load_file(place / "stage2" / "model.safetensors")
     shorter = ForgettingMatrix(matrix.tasks, matrix.stages[:2], matrix.losses[:2])
     shorter.save(place / "stage2")  # as if killed in the second sub-stage, after its checkpoint at step 10
@@ -179,7 +181,7 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
     tokens = make_tokens(place, "pair_tokens", corpus=str(pairs), recipe=None, max_seconds=0.3, codec=str(stage1))
     before = load_file(stage1 / "model.safetensors")
     options = ["--model", str(stage1), "--tokens", str(tokens), "--learning_rate", "0.03"]
-    options += ["--save_strategy", "steps", "--save_steps", "4"]
+    options += ["--save_strategy", "steps", "--save_steps", "4", "--listen_clips", "1"]
     argv = command(place, "train_adapter.py", "adapter", *options)
     run(monkeypatch, argv)
     after = load_file(stage1 / "model.safetensors")
@@ -187,7 +189,7 @@ def test_own_recordings_become_an_adapter_of_an_unchanged_base(place, stage1, mo
     adapted = PeftModel.from_pretrained(DacSeForEnhancement.from_pretrained(stage1), place / "adapter")
     assert adapted.peft_config["default"].base_model_name_or_path == str(stage1)
     card = (place / "adapter" / "README.md").read_text()
-    assert "| pairs |" in card
+    assert "| pairs |" in card and list((place / "adapter" / "audio").iterdir())
     weights = load_file(place / "adapter" / "adapter_model.safetensors")
     (place / "adapter" / "adapter_model.safetensors").unlink()  # as if killed before it was saved
     run(monkeypatch, argv)
@@ -299,10 +301,33 @@ def test_settings_may_be_nested_and_the_command_line_wins(tmp_path):
         data, args = parse_arguments(DataArguments, DacSeTrainingArguments, argv=argv)
         assert args.lr_scheduler_kwargs == {"min_lr": 1e-5} and args.max_steps == 9 and data.tokens == "a"
         assert args.sampling == {"kind": "easy_first", "epochs": 3}
-    for wrong, message in (("max_step: 3", "unknown setting 'max_step'"), ("batching: magic", "choose one of rows")):
-        path.write_text(wrong)
-        with pytest.raises(ValueError, match=f"run.yaml: .*{message}"):
-            parse_arguments(DacSeTrainingArguments, argv=[f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_step: 3", "unknown setting 'max_step'"),
+        ("batching: magic", "choose one of rows"),
+        ("max_steps: 7.5", "max_steps is 7.5; give a whole number"),
+        ("learning_rate: [1.0e-3]", r"learning_rate is \[0.001\]; give a number"),
+        ("order: noise", r"order is 'noise'; give a list, \[noise\]"),
+        ("order: [noise, room, noise]", "order names 'noise' more than once; rounds goes through"),
+        ("- max_steps", "no settings; give a line"),
+        ("max_steps: [", "no YAML"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_meant_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        parse_arguments(DacSeTrainingArguments, Stage2Arguments, argv=[f"--config={path}"])
+
+
+def test_numbers_may_be_written_as_yaml_takes_them_for_words(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning_rate: 5e-4")
+    (args,) = parse_arguments(DacSeTrainingArguments, argv=[f"--config={path}"])
+    assert args.learning_rate == 5e-4
 
 
 @pytest.mark.parametrize(
@@ -316,6 +341,7 @@ def test_settings_may_be_nested_and_the_command_line_wins(tmp_path):
         (["--eval_strategy", "epoch"], "eval_strategy is epoch, but batches come without end; give steps"),
         (["--train_sampling_strategy", "sequential"], "has no effect here; give sampling and batching"),
         (["--window_shards", "2", "--fresh_shards", "3"], "fresh_shards is 3; give 1 to window_shards, 2"),
+        (["--fresh_shards", "3"], "fresh_shards is 3, of no window; give window_shards or leave it out"),
         (
             ["--model_overrides", SHAPE.replace("128", "16")],
             "holds clips of 7 frames, but the model's context holds 2",
@@ -341,6 +367,14 @@ def test_settings_of_a_new_model_and_tokens_of_another_codec_are_refused_for_one
     other = make_tokens(place, str(tmp_path / "other"), codec=str(tmp_path / "codec"))
     with pytest.raises(ValueError, match="was made with another codec than that of .*stage1; make tokens with"):
         make_model(DataArguments(tokens=str(other), model=str(stage1)))
+
+
+def test_heads_of_a_new_model_follow_what_is_overridden():
+    grid = {"num_codebooks": 3, "codebook_size": 16}
+    config = new_config("tiny", "num_attention_heads=2,hidden_size=32", grid)
+    assert (config.num_key_value_heads, config.head_dim, config.num_codebooks) == (2, 16, 3)
+    with pytest.raises(ValueError, match="4 heads cannot share 3 for keys and values; give num_key_value_heads"):
+        new_config("tiny", "num_key_value_heads=3", grid)
 
 
 def test_a_model_stored_in_half_precision_is_trained_in_full(place, stage1, tmp_path):

@@ -1,6 +1,7 @@
 """Recordings and the pairs made from them: the same for the same seed, lazily read, refused with a reason."""
 
 import io
+import os
 import pickle
 
 import numpy as np
@@ -96,8 +97,34 @@ def test_without_room_responses_rooms_are_simulated(corpus, recipe, tmp_path):
     (tmp_path / "MANIFEST.tsv").write_text("\n".join(row for row in rows if "\trir\t" not in row) + "\n")
     pairs = corpus_pairs(str(tmp_path), recipe, RATE, HOP)
     assert isinstance(pairs.recipe.sources["room"], SimulatedRooms)
-    with pytest.raises(ValueError, match="no row satisfies"):
-        find_clips(corpus, "snr_db > 99")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("snr_db > 99", "no row satisfies 'snr_db > 99'"),
+        ("snr > 3", "cannot be filtered by 'snr > 3' .*; its columns are path, kind"),
+        ("snr_db >", "cannot be filtered by 'snr_db >'"),
+        ("snr_db > 'a'", "cannot be filtered"),
+    ],
+)
+def test_a_filter_that_leaves_nothing_or_is_none_is_named(corpus, where, message):
+    with pytest.raises(ValueError, match=f"MANIFEST.tsv: {message}"):
+        find_clips(corpus, where)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read as a manifest"),
+        ("name\na", "a manifest needs a 'path'"),
+        ("path,kind\n,x", "row 1 has no"),
+    ],
+)
+def test_a_manifest_that_is_none_is_named(tmp_path, text, message):
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"list.csv: {message}"):
+        find_clips(tmp_path / "list.csv")
 
 
 def test_the_same_clips_come_from_a_folder_and_from_a_data_set(corpus, tmp_path):
@@ -133,7 +160,9 @@ def test_digests_change_with_contents_names_and_order_and_are_read_once(tmp_path
     turned = Digests().fingerprint(find_clips(tmp_path).select([1, 0, 2, 3]))
     samples = voice(2, 0.3)
     samples[len(samples) // 2] += 0.01  # of the same length, in the middle
+    before = os.stat(tmp_path / "2.wav")
     soundfile.write(tmp_path / "2.wav", samples, RATE)
+    os.utime(tmp_path / "2.wav", ns=(before.st_atime_ns, before.st_mtime_ns))  # as copying tools do
     changed = Digests(memory).fingerprint(find_clips(tmp_path))
     (tmp_path / "3.wav").rename(tmp_path / "5.wav")
     assert len({first, turned, changed, Digests(memory).fingerprint(find_clips(tmp_path))}) == 4

@@ -1,11 +1,14 @@
 """Tokens in numbered shards: the same whoever makes them, resumed, and refused when they are others'."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -25,6 +28,7 @@ from training_dacse.tokens.encode import codec_fingerprints, encode_pairs, find_
 from training_dacse.tokens.rolling import RollingTokens
 from training_dacse.tokens.shards import Shards
 from training_dacse.tokens.stream import TokenStream
+from training_dacse.tokens.tokenize import write_shards
 
 HOP = 256
 
@@ -94,8 +98,12 @@ def test_a_killed_run_goes_on_with_the_shards_it_had(place, tokens):
 def test_a_cache_that_grows_keeps_its_rows_and_has_none_twice(place):
     small = TokenCache(make_tokens(place, "growing", clips=12), "train")
     rows = [small[index] for index in range(12)]
+    (place / "growing" / "train" / "tokens-000001-4.arrow.9.tmp").write_text(
+        "half a shard of a process that was killed"
+    )
     grown = TokenCache(make_tokens(place, "growing", clips=20), "train")
     assert len(small) == 12 and len(grown) == 20
+    assert not list((place / "growing").rglob("*.tmp"))
     assert all(torch.equal(row["noisy"], grown[index]["noisy"]) for index, row in enumerate(rows))
 
 
@@ -140,6 +148,21 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(place, monkeypatch):
     with pytest.raises(OSError, match="the disk is full; make room and run the same command again"):
         make_tokens(place, "full")
     assert not list((place / "full").rglob("tokens-*"))
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="cache.json: the disk is full; make room"):
+        make_tokens(place, "fuller")
+    assert not [path for path in (place / "fuller").rglob("*") if path.suffix in (".json", ".tmp")]
+
+
+def test_a_process_that_is_killed_is_said(monkeypatch):
+    def pool(*options):
+        return ProcessPoolExecutor(1)
+
+    monkeypatch.setattr("training_dacse.tokens.tokenize.ProcessPoolExecutor", pool)
+    monkeypatch.setattr("training_dacse.tokens.tokenize.work", os._exit)
+    with pytest.raises(OSError, match="same command again with fewer --processes than 2: finished shards stay"):
+        write_shards({}, [1], processes=2)
 
 
 def test_missing_and_damaged_shards_are_named(place, tokens, tmp_path):
@@ -148,9 +171,14 @@ def test_missing_and_damaged_shards_are_named(place, tokens, tmp_path):
     (train / "tokens-000002-8.arrow").write_bytes(b"broken")
     with pytest.raises(OSError, match=r"tokens-000002-8\.arrow: this shard is damaged .*delete it and make it again"):
         TokenCache(tmp_path / "tokens", "train")[20]
-    (train / "tokens-000001-8.arrow").unlink()
-    with pytest.raises(FileNotFoundError, match="shards 1 are missing; run `dacse tokenize` again"):
-        TokenCache(tmp_path / "tokens", "train")
+    other = make_tokens(place, "of_another_seed", seed=9)
+    shutil.copy(other / "train" / "tokens-000002-8.arrow", train)
+    with pytest.raises(ValueError, match="2-8.arrow: this shard was made from something else than cache"):
+        TokenCache(tmp_path / "tokens", "train").column("task")
+    for number in (2, 1):  # the last one too
+        (train / f"tokens-00000{number}-8.arrow").unlink()
+        with pytest.raises(FileNotFoundError, match=rf"shards {number}.* are missing; run `dacse tokenize` again"):
+            TokenCache(tmp_path / "tokens", "train")
     with pytest.raises(FileNotFoundError, match="no such folder; make tokens with `dacse tokenize"):
         TokenCache(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"no tokens \(no cache\.json\)"):

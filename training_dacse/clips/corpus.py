@@ -24,6 +24,7 @@ from .sources import (
     manifest_of,
     open_dataset,
     read_manifest,
+    rows_where,
 )
 from .splits import SPLITS, clips_of_split
 
@@ -92,10 +93,10 @@ class Source:
             table = table[table["kind"] == kind]
         if "split" in table:
             name = self.split_name(split, table["split"].unique())
-            return clips_of_rows(
-                chosen(table[table["split"] == name], where), self.manifest, where or f"split == '{name}'"
-            )
-        return self.without_splits(clips_of_rows(chosen(table, where), self.manifest, where), split, kind)
+            rows = rows_where(table[table["split"] == name], where, self.manifest)
+            return clips_of_rows(rows, self.manifest, where or f"split == '{name}'")
+        rows = rows_where(table, where, self.manifest)
+        return self.without_splits(clips_of_rows(rows, self.manifest, where), split, kind)
 
     def split_name(self, split: str, names) -> str:
         """What this source calls a split."""
@@ -109,11 +110,6 @@ class Source:
     def without_splits(self, clips: Clips, split: str, kind: str) -> Clips:
         """The part of a source without splits that is a split's."""
         return clips if self.whole else clips_of_split(clips, split, f"{kind} of {self.name}")
-
-
-def chosen(table: pandas.DataFrame, where: str | None) -> pandas.DataFrame:
-    """The rows that satisfy a filter."""
-    return table.query(where) if where else table
 
 
 def background_sources(

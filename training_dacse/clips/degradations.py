@@ -117,9 +117,16 @@ class Degradation(ABC):
 
 
 def kind(name: str, source: str | None = None) -> Callable[[type[Degradation]], type[Degradation]]:
-    """Lets recipes ask for a degradation by `name`; its `source` field is then the recipe's source of that name."""
+    """Lets recipes ask for a degradation by `name`; its `source` field is then the recipe's source of that name.
+
+    Raises:
+        ValueError: there is another one of that name.
+    """
 
     def register(degradation: type[Degradation]) -> type[Degradation]:
+        known = KINDS[name][0].__name__ if name in KINDS else degradation.__name__
+        if known != degradation.__name__:
+            raise ValueError(f"{degradation.__name__} cannot be {name!r}, which is {known}; choose another name")
         KINDS[name] = degradation, source
         return degradation
 

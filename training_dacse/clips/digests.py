@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas
 
+from ..files import written_whole
 from .sources import Clips, readable, scan
 
 COLUMNS = ["name", "size", "changed", "digest"]
 
 
 class Digests:
-    """Digests of recordings, remembered in a file for as long as size and time of change stay what they are.
+    """Digests of recordings, remembered in a file for as long as size and times of change stay what they are.
 
     Args:
         path: of the file, Parquet; without one nothing is remembered.
@@ -36,25 +37,28 @@ class Digests:
         return [entry[2] for _, entry in looked_at]
 
     def look(self, clips: Clips, index: int) -> tuple[str | None, tuple[int, int, str]]:
-        """Name of a recording's file (None if it is none), and its size, time of change (ns) and digest."""
+        """Name of a recording's file (None if it is none), and its size, time of change (ns) and digest.
+
+        The time is the later one of its content's, which copying tools set, and its entry's, which nobody can.
+        """
         stored = clips.stored(index)
         if stored["bytes"]:
             return None, (len(stored["bytes"]), 0, hashlib.sha256(stored["bytes"]).hexdigest()[:32])
         name = stored["path"]
         with readable(name):
             state = os.stat(name)
-            size, changed, digest = self.known.get(name, (None, None, None))
-            if (size, changed) != (state.st_size, state.st_mtime_ns):
+            now = state.st_size, max(state.st_mtime_ns, state.st_ctime_ns)
+            *before, digest = self.known.get(name, (None, None, None))
+            if tuple(before) != now:
                 with open(name, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-        return name, (state.st_size, state.st_mtime_ns, digest)
+        return name, (*now, digest)
 
     def save(self) -> None:
         """Writes what is known, whole or not at all."""
         rows = pandas.DataFrame([(name, *entry) for name, entry in self.known.items()], columns=COLUMNS)
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
-        rows.to_parquet(unfinished, index=False)
-        unfinished.replace(self.path)
+        with written_whole(self.path) as unfinished:
+            rows.to_parquet(unfinished, index=False)
 
     def fingerprint(self, clips: Clips) -> str:
         """Changes with the recordings: what they hold, their names and their order; not with the folder of all."""

@@ -152,22 +152,27 @@ def lowest_snr(parameters: Parameters) -> float:
 
 def read_task(name: str, description: Mapping, sources: Mapping) -> Task:
     """Builds a task from its part of the YAML."""
+    if not isinstance(description, Mapping) or not isinstance(description.get("steps", []), list | tuple):
+        raise ValueError(f"task {name!r} is {description}; give it as `steps: [{{kind: white_noise}}]`")
     unknown = set(description) - {"weight", "steps", "otherwise"}
     if unknown:
         raise ValueError(f"task {name!r} has unknown keys {sorted(unknown)}; known are weight, steps and otherwise")
+    weight = description.get("weight", 1.0)
+    if not isinstance(weight, int | float):
+        raise ValueError(f"task {name!r}: weight is {weight!r}; give a number")
     steps = tuple(read_step(name, step, sources) for step in description.get("steps", ()))
     otherwise = read_step(name, description["otherwise"], sources) if "otherwise" in description else None
-    return Task(float(description.get("weight", 1.0)), steps, otherwise)
+    return Task(float(weight), steps, otherwise)
 
 
 def read_step(task: str, description: Mapping, sources: Mapping) -> Step:
     """Builds one step of a task from its part of the YAML."""
+    if not isinstance(description, Mapping):
+        raise ValueError(f"task {task!r}: a step is {description!r}; give it as `{{kind: white_noise}}`")
     options = dict(description)
     kind, probability = options.pop("kind", None), options.pop("probability", 1.0)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"task {task!r}: unknown degradation {kind!r}; known are {', '.join(KINDS)}")
-    if not 0 <= probability <= 1:
-        raise ValueError(f"task {task!r}, {kind}: probability is {probability}; it must lie within [0, 1]")
     degradation, source = KINDS[kind]
     unknown = set(options) - {item.name for item in fields(degradation) if item.name != "source"}
     if unknown:
@@ -178,6 +183,6 @@ def read_step(task: str, description: Mapping, sources: Mapping) -> Step:
             raise ValueError(f"task {task!r}: {kind} draws from a {source} source and none was given")
         options["source"] = sources[source]
     try:
-        return Step(kind, degradation(**options), probability)
+        return Step(kind, degradation(**options), checked_probability("probability", probability))
     except ValueError as error:
         raise ValueError(f"task {task!r}, {kind}: {error}") from error

@@ -214,11 +214,34 @@ def manifest_of(path: Path) -> Path | None:
 
 
 def read_manifest(path: Path, where: str | None = None) -> pandas.DataFrame:
-    """The rows of a manifest that satisfy `where`."""
-    table = pandas.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    """The rows of a manifest that satisfy a filter.
+
+    Raises:
+        ValueError: no table, or one without paths, or a filter that does not fit it.
+    """
+    try:
+        table = pandas.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as a manifest ({str(error).strip()})") from error
     if "path" not in table:
         raise ValueError(f"{path}: a manifest needs a 'path' column; this one has {', '.join(table.columns)}")
-    return table.query(where) if where else table
+    if table["path"].isna().any():
+        raise ValueError(f"{path}: row {int(table['path'].isna().argmax()) + 1} has no path")
+    return rows_where(table, where, path)
+
+
+def rows_where(table: pandas.DataFrame, where: str | None, manifest: Path) -> pandas.DataFrame:
+    """The rows of a manifest that satisfy a filter.
+
+    Raises:
+        ValueError: the filter is none, or speaks of a column that is not there.
+    """
+    try:
+        return table.query(where) if where else table
+    except (SyntaxError, NameError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{manifest}: cannot be filtered by {where!r} ({error}); its columns are {', '.join(table.columns)}"
+        ) from error
 
 
 def clips_of_rows(table: pandas.DataFrame, manifest: Path, where: str | None = None) -> Clips:

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tabulate import tabulate
 
+from ..files import write_json
+
 LEVEL = 0.95
 
 
@@ -50,10 +52,7 @@ class Results:
 
     def add(self, arm: str, seed: int, figures: dict[str, float], **remarks) -> None:
         """Writes the figures of an arm and seed, whole or not at all."""
-        content = {"arm": arm, "seed": seed, "figures": figures, **remarks}
-        unfinished = self.path(arm, seed).with_suffix(".tmp")
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(self.path(arm, seed))
+        write_json(self.path(arm, seed), {"arm": arm, "seed": seed, "figures": figures, **remarks})
 
     def read(self) -> dict[str, dict[str, list[float]]]:
         """What the seeds gave for every figure of every arm."""

@@ -3,10 +3,11 @@
 import json
 import logging
 import sys
-from argparse import ArgumentDefaultsHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -42,6 +43,8 @@ class DataArguments:
     fresh_shards: int = field(default=1, metadata={"help": "of these, how many are new in every epoch"})
 
     def __post_init__(self):
+        if self.fresh_shards != 1 and not self.window_shards:
+            raise ValueError(f"fresh_shards is {self.fresh_shards}, of no window; give window_shards or leave it out")
         if self.window_shards and not 1 <= self.fresh_shards <= self.window_shards:
             raise ValueError(f"fresh_shards is {self.fresh_shards}; give 1 to window_shards, {self.window_shards}")
 
@@ -134,6 +137,8 @@ class Stage2Arguments:
             raise ValueError(f"replay is {self.replay}; it is a share within [0, 1)")
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        if twice := [task for task in self.order or () if self.order.count(task) > 1]:
+            raise ValueError(f"order names {twice[0]!r} more than once; rounds goes through the whole order again")
 
 
 @dataclass
@@ -201,7 +206,7 @@ class RunParser(HfArgumentParser):
         """Takes settings for options that the command line leaves out.
 
         Raises:
-            ValueError: an unknown setting, or a value that is none of the setting's choices.
+            ValueError: an unknown setting, or a value of another kind than the setting's.
         """
         actions = {action.dest: action for action in self._actions if action.option_strings}
         for name, value in settings.items():
@@ -210,8 +215,39 @@ class RunParser(HfArgumentParser):
             choices = actions[name].choices
             if choices and value not in choices:
                 raise ValueError(f"{source}: {name} is {value!r}; choose one of {', '.join(choices)}")
+            if wanted := what_instead(actions[name], value):
+                raise ValueError(f"{source}: {name} is {value!r}; give {wanted}")
             actions[name].required = False
         self.set_defaults(**settings)
+
+
+def what_instead(option: Action, value: Any) -> str | None:
+    """What an option takes, where a value from a file is something else."""
+    if value is None:
+        return None
+    if option.nargs == "+":
+        return None if isinstance(value, list) else f"a list, [{value}]"
+    if option.type in (int, float):
+        try:
+            option.type(str(value))
+        except ValueError:
+            return "a whole number" if option.type is int else "a number"
+    return None
+
+
+def read_settings(path: Path) -> dict:
+    """The settings in a YAML file.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML ({error})") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: no settings; give a line `name: value` for each")
+    return settings
 
 
 def parse_arguments(*types: type, defaults: dict | None = None, argv: list[str] | None = None) -> tuple:
@@ -232,7 +268,7 @@ def parse_arguments(*types: type, defaults: dict | None = None, argv: list[str] 
     finder.add_argument("--config", type=Path)
     path = finder.parse_known_args(argv)[0].config
     if path is not None:
-        parser.use_defaults(yaml.safe_load(path.read_text()) or {}, path)
+        parser.use_defaults(read_settings(path), path)
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(types)]
 
 

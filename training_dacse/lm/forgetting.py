@@ -6,6 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..files import write_json
+
 
 @dataclass
 class ForgettingMatrix:
@@ -34,9 +36,7 @@ class ForgettingMatrix:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {"tasks": self.tasks, "stages": self.stages, "losses": self.losses, "forgetting": self.forgetting()}
-        unfinished = folder / "forgetting.tmp"
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(folder / "forgetting.json")
+        write_json(folder / "forgetting.json", content)
         self.draw().savefig(folder / "forgetting.png", dpi=120)
 
     def draw(self) -> Figure:

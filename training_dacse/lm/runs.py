@@ -66,12 +66,7 @@ def make_model(data: DataArguments) -> DacSeForEnhancement:
             "num_codebooks": data.num_codebooks or made["num_codebooks"],
             "codebook_size": made["codebook_size"],
         }
-        config = DacSeConfig.from_size(data.model, **grid)
-        if data.model_overrides:
-            config.update_from_string(data.model_overrides)
-            if "head_dim" not in data.model_overrides:
-                config.head_dim = config.hidden_size // config.num_attention_heads
-        return DacSeForEnhancement._from_config(config, **attention)
+        return DacSeForEnhancement._from_config(new_config(data.model, data.model_overrides, grid), **attention)
     for name in ("model_overrides", "num_codebooks"):
         if getattr(data, name) is not None:
             raise ValueError(f"{name} is of a new model, but {data.model} is one that exists; leave it out")
@@ -82,6 +77,32 @@ def make_model(data: DataArguments) -> DacSeForEnhancement:
         )
     # In full: at bf16's eight bits the steps of a small learning rate round to nothing.
     return DacSeForEnhancement.from_pretrained(data.model, dtype=torch.float32, **attention)
+
+
+def new_config(size: str, overrides: str | None, grid: dict) -> DacSeConfig:
+    """The configuration of a new model; what an override leaves open of its heads follows it.
+
+    Args:
+        size: its name.
+        overrides: "hidden_size=256,num_hidden_layers=6", if any.
+        grid: codebooks and their size.
+
+    Raises:
+        ValueError: an unknown size or override, or heads that share keys and values unevenly.
+    """
+    config = DacSeConfig.from_size(size, **grid)
+    if overrides:
+        config.update_from_string(overrides)
+        if "num_attention_heads" in overrides and "num_key_value_heads" not in overrides:
+            config.num_key_value_heads = config.num_attention_heads
+        if "head_dim" not in overrides:
+            config.head_dim = config.hidden_size // config.num_attention_heads
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ValueError(
+            f"{config.num_attention_heads} heads cannot share {config.num_key_value_heads} for keys and values; give "
+            "num_key_value_heads that divide num_attention_heads"
+        )
+    return config
 
 
 def made_with(codec: DacModel, description: dict) -> bool:

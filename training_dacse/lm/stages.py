@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from processing_dacse import DacSeProcessor
+
 from ..tokens.cache import TokenCache
 from ..tokens.collate import TokenCollator
 from .anchors import Anchor, fisher_information
@@ -29,6 +31,7 @@ def train_tasks(
     train: TokenCache,
     valid: TokenCache,
     objective: Objective,
+    processor: DacSeProcessor | None = None,
 ) -> ForgettingMatrix:
     """Fine-tunes `model` on every task in turn and measures all tasks after each.
 
@@ -41,6 +44,7 @@ def train_tasks(
         stage: the order, replay and anchor.
         train, valid: clips of all tasks.
         objective: what is minimised.
+        processor: with it and `listen_clips`, held-out clips are enhanced at every evaluation.
 
     Raises:
         ValueError: clips that have no end, a task without clips, or a folder that holds a run of another order.
@@ -60,7 +64,7 @@ def train_tasks(
         strategy = Strategy.from_settings(train.tasks, args.sampling, args.weighting)
         strategy.anchor = make_anchor(model, stage, train, task, args.seed, objective)
         part = with_replay(train, task, stage.replay, args.seed)
-        trainer = make_trainer(model, here, part, valid, objective=objective, strategy=strategy)
+        trainer = make_trainer(model, here, part, valid, processor, objective, strategy)
         trainer.train(resume_from_checkpoint=last_checkpoint(here.output_dir))
         trainer.save_model()
         add_row(matrix, name, trainer, args.output_dir)

@@ -65,11 +65,12 @@ class TokenCache(TokenRows):
         self.num_codebooks = num_codebooks or self.shards.description["num_codebooks"]
         rows = self.shards.rows()
         if numbers is None:
-            numbers = sorted(rows) if self.shards.is_rolling else range(max(rows, default=-1) + 1)
+            planned = self.shards.description["num_shards"] or 1  # unless they go on and on
+            numbers = sorted(rows) if self.shards.is_rolling else range(max(planned, max(rows, default=0) + 1))
         missing = [number for number in numbers if number not in rows]
         if missing or not numbers:
             raise FileNotFoundError(
-                f"{self.shards}: shards {', '.join(map(str, missing[:5])) or 'of tokens'} are missing; run `dacse "
+                f"{self.shards}: of its shards {', '.join(map(str, missing[:5])) or 'all'} are missing; run `dacse "
                 "tokenize` again, with each --shard I/N"
             )
         self.place_of = np.concatenate(

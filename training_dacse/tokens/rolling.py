@@ -5,8 +5,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..files import write_json
 from .cache import FirstCodebooks, TokenCache, TokenRows
-from .shards import READING, Shards, write_json
+from .shards import READING, Shards
 
 LONGEST_WAIT = 900.0  # seconds for a shard that another process makes
 POLL_SECONDS = 0.2

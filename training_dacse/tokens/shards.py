@@ -1,9 +1,11 @@
 """Numbered shards of tokens in a folder or on the Hub: what a row holds, and how one is found. Knows no waveform.
 
 A folder of shards has a `cache.json` that says what they were made from, and files `tokens-NUMBER-ROWS.arrow`: Arrow
-streams that are mapped into memory and that `datasets` reads (`Dataset.from_file`, `load_dataset("arrow", ...)`).
+streams that are mapped into memory and that `datasets` reads (`Dataset.from_file`, `load_dataset("arrow", ...)`). Each
+has the fingerprint of what it was made from in its header.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -21,11 +23,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 from torch.utils.data import Dataset
 
+from ..files import write_json, written_whole
+
 DESCRIPTION = "cache.json"
 READING = "reading.json"  # which shards a training run reads now
+MADE_FROM = "made_from"  # a fingerprint, in the description and in every shard
 NAME = re.compile(r"tokens-(\d{6,})-(\d+)\.arrow")
 SIDES = ("noisy", "clean")
-NO_SPACE = 28  # errno of a full disk, the same on every system
 
 
 def features(codebook_size: int) -> Features:
@@ -50,36 +54,28 @@ def shard_name(number: int, rows: int) -> str:
     return f"tokens-{number:06d}-{rows}.arrow"
 
 
-def write_shard(folder: Path, number: int, rows: list[dict], codebook_size: int) -> None:
-    """Writes one shard, whole or not at all, in the place of one of the same number that has other rows.
+def write_shard(folder: Path, number: int, rows: list[dict]) -> None:
+    """Writes one shard, whole or not at all; what else there is of its number, other rows or half a file, goes.
+
+    Args:
+        folder: that was claimed for what the shard is made from.
+        number: of the shard.
+        rows: see `features`.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    table = pyarrow.Table.from_pylist(rows, schema=features(codebook_size).arrow_schema)
+    described = json.loads((folder / DESCRIPTION).read_text())
+    schema = features(described["codebook_size"]).arrow_schema
+    schema = schema.with_metadata(schema.metadata | {MADE_FROM: described[MADE_FROM]})
+    table = pyarrow.Table.from_pylist(rows, schema=schema)
     path = folder / shard_name(number, len(rows))
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as unfinished:
         with pyarrow.OSFile(str(unfinished), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table.combine_chunks())
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        if error.errno != NO_SPACE:
-            raise
-        raise OSError(
-            error.errno, f"{folder}: the disk is full; make room and run the same command again: finished shards stay"
-        ) from error
-    unfinished.replace(path)
-    for other in folder.glob(f"tokens-{number:06d}-*.arrow"):
+    for other in folder.glob(f"tokens-{number:06d}-*"):
         if other != path:
-            other.unlink()
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a small file, whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+            other.unlink(missing_ok=True)
 
 
 def claim(folder: Path, description: dict, remarks: dict) -> None:
@@ -88,23 +84,24 @@ def claim(folder: Path, description: dict, remarks: dict) -> None:
     Args:
         folder: of the shards.
         description: what decides about their bytes.
-        remarks: what does not, and is written all the same.
+        remarks: what does not, and is written all the same, each time anew.
 
     Raises:
         ValueError: they were made from something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / DESCRIPTION
-    if not path.exists():
-        write_json(path, description | remarks)
-        return
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text()) if path.exists() else description
     for name, value in flat(description).items():
         if flat(found).get(name) != value:
             raise ValueError(
                 f"{folder}: these tokens were made with another {name} ({flat(found).get(name)}, now {value}); give "
                 "another folder or delete this one"
             )
+    content = json.dumps(description, sort_keys=True)
+    described = description | {MADE_FROM: hashlib.sha256(content.encode()).hexdigest()[:16]} | remarks
+    if found != described:
+        write_json(path, described)
 
 
 def flat(description: dict) -> dict:
@@ -215,6 +212,7 @@ class Shards(Dataset):
         Raises:
             FileNotFoundError: there is no such shard.
             OSError: it is damaged.
+            ValueError: it was made from something else than the others.
         """
         if number not in self.tables:
             rows = self.rows()
@@ -222,9 +220,15 @@ class Shards(Dataset):
                 raise FileNotFoundError(f"{self}: shard {number} is missing; run `dacse tokenize` again")
             path = self.fetch(shard_name(number, rows[number]))
             try:
-                self.tables[number] = pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
+                table = pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
             except pyarrow.ArrowInvalid as error:
                 raise OSError(f"{path}: this shard is damaged ({error}); delete it and make it again") from error
+            if table.schema.metadata.get(MADE_FROM.encode(), b"").decode() != self.description[MADE_FROM]:
+                raise ValueError(
+                    f"{path}: this shard was made from something else than {DESCRIPTION} beside it says; delete it "
+                    "and run `dacse tokenize` again"
+                )
+            self.tables[number] = table
         return self.tables[number]
 
     def __getitem__(self, place: tuple[int, int]) -> dict:

@@ -1,14 +1,14 @@
 """A corpus made into tokens, to train on and to hold out, by any number of processes and machines.
 
-The unit of work is a numbered shard. A machine of several makes every so-manieth; a process of a machine makes one
-after the other; whatever was made is left as it is.
+The unit of work is a numbered shard. The second of eight machines makes shards 1, 9, 17, ..., which its processes
+share; what was made before is left as it is.
 """
 
 import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -198,6 +198,9 @@ def write_shards(writers: dict[str, ShardWriter], shards: Iterable[tuple[str, in
         writers: make them, by part.
         shards: part and number of each; may go on and on.
         processes: that share the cores; 1 for this process alone, with all its threads.
+
+    Raises:
+        OSError: a process has ended without a word.
     """
     total, shards = len(shards) if isinstance(shards, list) else None, iter(shards)
     with tqdm(desc="tokens", total=total, unit="shard", delay=1.0) as progress:
@@ -208,13 +211,19 @@ def write_shards(writers: dict[str, ShardWriter], shards: Iterable[tuple[str, in
             return
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, context, start_worker, (writers,)) as pool:
-            at_work = {pool.submit(work, shard) for shard in islice(shards, processes)}
-            while at_work:
-                done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    progress.update()
-                at_work |= {pool.submit(work, shard) for shard in islice(shards, len(done))}
+            try:
+                at_work = {pool.submit(work, shard) for shard in islice(shards, processes)}
+                while at_work:
+                    done, at_work = wait(at_work, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                        progress.update()
+                    at_work |= {pool.submit(work, shard) for shard in islice(shards, len(done))}
+            except BrokenExecutor as error:
+                raise OSError(
+                    "a process that made shards was ended, most often because memory ran out; run the same command "
+                    f"again with fewer --processes than {processes}: finished shards stay"
+                ) from error
 
 
 def wanted_shards(folder: Path, shard: tuple[int, int], ahead: int) -> Iterator[int]:

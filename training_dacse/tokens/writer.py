@@ -77,6 +77,7 @@ class ShardWriter:
         }
         remarks = {"codec_path": str(self.codec_path), "window_frames": self.pairs.window_frames}
         remarks["codec_of_first"] = fingerprints  # codebooks
+        remarks["num_shards"] = self.num_shards
         claim(self.folder, description, remarks)
 
     def numbers(self, shard: int) -> range:
@@ -96,7 +97,7 @@ class ShardWriter:
         pairs = self.pairs.shard(shard if streamed else self.numbers(shard))
         processor = loaded_processor(self.codec_path, self.device)
         rows = list(token_rows(processor, shard * self.shard_size, iter(pairs), self.batch_size))
-        write_shard(self.folder, shard, rows, processor.codebook_size)
+        write_shard(self.folder, shard, rows)
 
 
 def token_rows(processor: DacSeProcessor, first: int, pairs: Iterator[dict], batch_size: int) -> Iterator[dict]:

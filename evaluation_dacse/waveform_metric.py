@@ -1,19 +1,56 @@
-"""What all metrics have in common: clips in, one resampling, the worst value for silence, means out."""
+"""What all metrics have in common: what each says of itself, one resampling, the worst value for silence, means."""
 
 import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
+from dataclasses import dataclass
 
 import datasets
 import evaluate
 import numpy as np
 
-from evaluation_dacse.audio import FAINT, resample, rms
-
-from .table import Metric
+from .audio import FAINT, resample, rms
 
 SILENCE = 10 ** (-80 / 20)  # highest peak, full scale 1.0, that still counts as silence: three steps of 16-bit audio
+
+
+MOS = {"lowest": 1, "highest": 5, "higher_is_better": True}  # of a `Scale`: mean opinion scores
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How to read one score.
+
+    Values beyond the ends of the scale count as its ends, so that no clip, however bad, is better left unscored.
+    """
+
+    label: str
+    lowest: float
+    highest: float
+    higher_is_better: bool
+
+    @property
+    def worst(self) -> float:
+        """What an output that cannot be scored is given.
+
+        >>> Scale("STOI", 0, 1, True).worst, Scale("WER", 0, 1, False).worst
+        (0, 1)
+        """
+        return self.lowest if self.higher_is_better else self.highest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The row of a metric in the table of all: what is known of it before a clip is scored."""
+
+    scales: dict[str, Scale]  # by the name of the score
+    sampling_rate: int  # Hz; every clip is resampled to it
+    min_seconds: float  # shorter clips are left out, for every system
+    uses_reference: bool = True
+    same_length: bool = True  # prediction and reference are compared sample by sample
+    model: str | None = None  # what it listens with on the Hub, unless another is named
+    model_file: str = "config.json"  # in the repository: whether the model is on this machine
 
 
 class Unscorable(ValueError):
@@ -27,11 +64,11 @@ class TooShort(Unscorable):
 class WaveformMetric(evaluate.Metric, ABC):
     """Scores mono clips one by one: neither their order, their batches nor the number of processes changes a value.
 
-    Subclasses say which entry of the table they are and implement `score`; their docstring is the description that
-    `evaluate` shows.
+    Subclasses bring their row of the table and implement `score`; their docstring is the description that `evaluate`
+    shows. One that listens with a model takes `model` and `device` when it is made.
 
     Attributes:
-        about: rate, scales and needs, out of the table of metrics.
+        about: rate, scales and needs.
         cite: BibTeX, or the name of the standard.
     """
 
