@@ -35,7 +35,7 @@ def markdown(summary: dict, plots: Sequence[Path] = ()) -> str:
     """The whole report."""
     test_set = summary["test_set"]
     parts = [
-        f"# {test_set['name']}",
+        f"# Evaluation on {test_set['name']}",
         f"{about(summary)} Means over clips with 95 % intervals, which take clips of one speaker for alike. Arrows "
         "point to the better side; the best of the enhancers is bold.",
         "## All clips",
