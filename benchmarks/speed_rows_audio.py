@@ -23,6 +23,7 @@ import dacse
 from pipeline_dacse.windows_dacse import overlap_frames, split_windows, window_frames
 from processing_dacse.codec_dacse import decode_in_pieces, encode_in_pieces
 from training_dacse.clips.corpus import corpus_pairs
+from training_dacse.clips.digests import Digests
 from training_dacse.tokens.tokenize import start_worker, work
 from training_dacse.tokens.writer import ShardWriter, loaded_processor
 
@@ -185,7 +186,7 @@ def corpus_row(scale: Scale, device: str, codec: str, name: str, goal: str) -> R
     (folder / "recipe.yaml").write_text(RECIPE.format(seconds=scale.clip_seconds))
     pairs = corpus_pairs(str(folder / "speech"), folder / "recipe.yaml", rate, processor.hop_length, whole_speech=True)
     writer = ShardWriter(folder / "tokens", pairs, codec, scale.clips, scale.clips // processes, device=device)
-    writer.folder.mkdir()
+    writer.claim(Digests())
     shards = [("train", number) for number in range(writer.num_shards)]
     if processes == 1:
         ours = partial(writer.write, 0)

@@ -202,7 +202,7 @@ def test_a_saved_processor_is_one_directory_without_foreign_paths(tmp_path):
     assert settings["first_code_id"] == 7 and settings["hop_length"] == HOP
     assert "audio_tokenizer" not in settings and str(tmp_path) not in json.dumps(settings)
     written = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*.*")}
-    audio = ("audio", "audio_arrays", "audio_containers", "audio_decoder")
+    audio = ("audio", "audio_arrays", "audio_containers", "audio_decoder", "audio_parts")
     code = {f"{name}_dacse.py" for name in (*audio, "codec", "codes", "descript", "processing")}
     assert written == code | {
         "processor_config.json",
