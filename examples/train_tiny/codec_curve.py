@@ -50,7 +50,7 @@ def scores_of(waveforms: torch.Tensor, clean: torch.Tensor, rate: int) -> dict[s
 def draw(waveforms: dict[str, torch.Tensor], rate: int, path: Path) -> None:
     """Spectrograms of some clips, a row for each set of waveforms (batch, sample)."""
     size = 9 * len(DRAWN), 4 * len(waveforms)
-    figure, grid = plt.subplots(len(waveforms), len(DRAWN), figsize=size, squeeze=False)
+    figure, grid = plt.subplots(len(waveforms), len(DRAWN), figsize=size, squeeze=False, layout="constrained")
     for row, (name, clips) in zip(grid, waveforms.items(), strict=True):
         for axes, clip in zip(row, DRAWN, strict=True):
             extent = (0, clips.shape[1] / rate, 0, rate / 2000)
