@@ -13,8 +13,6 @@ import numpy as np
 from .audio import FAINT, resample, rms
 
 SILENCE = 10 ** (-80 / 20)  # highest peak, full scale 1.0, that still counts as silence: three steps of 16-bit audio
-
-
 MOS = {"lowest": 1, "highest": 5, "higher_is_better": True}  # of a `Scale`: mean opinion scores
 
 

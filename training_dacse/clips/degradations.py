@@ -124,9 +124,11 @@ def kind(name: str, source: str | None = None) -> Callable[[type[Degradation]], 
     """
 
     def register(degradation: type[Degradation]) -> type[Degradation]:
-        known = KINDS[name][0].__name__ if name in KINDS else degradation.__name__
-        if known != degradation.__name__:
-            raise ValueError(f"{degradation.__name__} cannot be {name!r}, which is {known}; choose another name")
+        known, _ = KINDS.get(name, (degradation, source))
+        if known.__name__ != degradation.__name__:
+            raise ValueError(
+                f"{degradation.__name__} cannot be {name!r}, which is {known.__name__}; choose another name"
+            )
         KINDS[name] = degradation, source
         return degradation
 

@@ -110,12 +110,12 @@ class MovingCodebooks:
             projected_latents: (batch, codebook * dim, frame).
             codes: (batch, codebook, frame).
         """
-        latents = projected_latents.unflatten(1, (len(self.quantizers), -1)).transpose(2, 3)
-        chosen = [
-            quantizer.codebook.weight[picks] for quantizer, picks in zip(self.quantizers, codes.unbind(1), strict=True)
-        ]
-        squares = (latents - torch.stack(chosen, 1)).square().mean(-1)  # (batch, codebook, frame)
-        return (2 * ((1 + squares).sqrt() - 1)).sum(1).mean()
+        chosen_codes, pools = codes.transpose(0, 1).flatten(1), self.pools(projected_latents)
+        squares = [
+            (pool - quantizer.codebook.weight[chosen]).square().mean(-1)
+            for quantizer, chosen, pool in zip(self.quantizers, chosen_codes, pools, strict=True)
+        ]  # (place,) of each codebook
+        return (2 * ((1 + torch.stack(squares)).sqrt() - 1)).sum(0).mean()
 
     def pools(self, projected_latents: Tensor) -> Tensor:
         """(batch, codebook * dim, frame) -> the latents of each codebook, (codebook, place, dim)."""
